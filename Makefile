@@ -1,0 +1,63 @@
+# nextd. `make help` tells the targets. One binary, build/nextd; everything made lands in build/.
+
+BUILD   ?= build
+CC      ?= gcc
+PREFIX  ?= /usr/local
+DESTDIR ?=
+OPT     ?= -O2 -g
+VERSION := $(shell cat VERSION)
+
+PKGS     := libmicrohttpd libuv jansson gnutls libpcre2-8 libsystemd inih
+CPPFLAGS += -I. -D_GNU_SOURCE -DNEXTD_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PKGS))
+# -ffp-contract=off: every fma is written out, or the bits would depend on the compiler's taste (engine/numerics/numerics.h).
+CFLAGS   += -std=c11 $(OPT) -Wall -Wextra -Wshadow -Werror -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden \
+            -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE -pthread $(SAN)
+LDFLAGS  += -pie -Wl,-z,relro,-z,now -pthread $(SAN)
+LDLIBS   += $(shell pkg-config --libs $(PKGS)) -lm
+
+ENGINE_SRC := $(wildcard engine/*.c engine/numerics/*.c engine/text/*.c engine/sched/*.c engine/model/*.c engine/sample/*.c engine/backend/*.c \
+                engine/backend/cpu/*.c)
+SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c server/chat/*.c))
+ENGINE_OBJ := $(ENGINE_SRC:%.c=$(BUILD)/%.o)
+SERVER_OBJ := $(SERVER_SRC:%.c=$(BUILD)/%.o)
+# A unit test is one program: tests/<dir of the tested file>/test_<name>.c, linked with everything but main.c.
+TEST_SRC   := $(shell find tests/engine tests/server -name 'test_*.c' 2>/dev/null)
+TESTS      := $(TEST_SRC:%.c=$(BUILD)/%)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
+
+all: $(BUILD)/nextd
+
+# Kernels: one file per instruction set with its own flags, chosen at run time.
+$(BUILD)/engine/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
+$(BUILD)/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
+$(BUILD)/engine/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+$(BUILD)/engine/backend/cpu/%.o $(BUILD)/engine/numerics/%.o: OPT := -O3 -g
+
+$(BUILD)/%.o: %.c VERSION
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+
+$(BUILD)/libnextd.a: $(ENGINE_OBJ) $(SERVER_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libnextd.a
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+# Fuzzers are built by clang in a build directory of their own: make BUILD=build/fuzz CC=clang SAN=... fuzzers
+fuzzers: $(FUZZERS)
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libnextd.a
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+
+tests: $(TESTS)
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.PHONY: all tests fuzzers clean
+.SECONDARY:

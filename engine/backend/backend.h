@@ -1,0 +1,131 @@
+/* backend.h: seam B, the table of coarse operations under the one transformer of model/forward.c.
+ *
+ * A backend owns the weights in its own layout, the KV pages and the working buffers of a step. The buffers are few and named, so that an
+ * operation needs no buffer arguments and forward.c reads like the paper:
+ *
+ *   X    [n_rows][d_model]    f32     the residual stream
+ *   A    [n_rows][d_model]    operand the normed input of the next matrices
+ *   QKV  [n_rows][(n_head + 2 n_kv) head_dim]  f32
+ *   O    [n_rows][n_head head_dim]    operand, the attention's output
+ *   H    [n_rows][d_ff]       operand the hidden layer of the feed-forward network
+ *   S    [n_out][n_vocab]     f32     the scores
+ *
+ * An "operand" is what a matrix is multiplied with: int8 blocks with scales for quantised weights (numerics/quant.h), f32 for float weights,
+ * both when a group mixes them. It is quantised once, by the operation that writes it.
+ *
+ * Every result is bit-identical across backends and instruction sets: engine/numerics/ fixes each order. Operations on rows never look at other
+ * rows but through the KV pages. Operations enqueue and return; a device fault is sticky and sync() reports it. Engine thread only.
+ * A slot enters this table with its second implementation and its test. */
+#ifndef NEXTD_BACKEND_H
+#define NEXTD_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/batch.h"
+#include "engine/err.h"
+#include "engine/runner.h"
+
+/* Tensor types, numbered as GGUF numbers them. */
+enum tensor_type {
+    TENSOR_F32 = 0,
+    TENSOR_F16 = 1,
+    TENSOR_Q4_0 = 2,
+    TENSOR_Q4_1 = 3,
+    TENSOR_Q5_0 = 6,
+    TENSOR_Q5_1 = 7,
+    TENSOR_Q8_0 = 8,
+    TENSOR_Q2_K = 10,
+    TENSOR_Q3_K = 11,
+    TENSOR_Q4_K = 12,
+    TENSOR_Q5_K = 13,
+    TENSOR_Q6_K = 14,
+    TENSOR_BF16 = 30
+};
+
+/* A tensor as the file holds it: n_rows rows of n_cols values, row by row. Points into the mapped file; read during creation only. */
+struct tensor {
+    enum tensor_type type;
+    int n_rows;
+    int n_cols; /* the reduction dimension */
+    const void *data;
+};
+
+enum activation { ACT_SILU, ACT_GELU_TANH };
+
+/* Fixed sizes of a model and of its steps; the backend sizes every buffer from them at open. */
+struct backend_shape {
+    int n_layers, d_model, d_ff, n_head, n_kv, head_dim, n_vocab;
+    int rope_dims;       /* leading dimensions of a head that rotate; even, <= head_dim */
+    bool rope_neox;      /* pairs (i, i + rope_dims/2) as in NeoX, else (2i, 2i+1) */
+    int max_rows;        /* rows of a step */
+    int max_out;         /* wanted rows of a step */
+    int n_pages;         /* KV pages, shared by all sequences */
+    int n_threads;       /* CPU threads, the calling one included */
+    const char *device;  /* "cpu", "cuda:0", ...; a test may name an instruction set: "cpu:generic", "cpu:avx2", "cpu:avx512" */
+};
+
+/* One attention's constants. */
+struct attend_params {
+    int layer;
+    int window;  /* a query at position p sees keys p-window+1 .. p; 0: all */
+    float scale; /* multiplies q.k */
+};
+
+struct matrix; /* a weight matrix (or a fused group of them) in the backend's layout */
+struct vector; /* f32 values in the backend's memory: norm weights, biases */
+struct backend;
+
+struct backend_ops {
+    const char *name;
+
+    /* ---- life ---- */
+    int (*open)(const struct backend_shape *shape, struct backend **be_out, struct err *err);
+    void (*close)(struct backend *be); /* NULL is fine; frees matrices and vectors too */
+    /* One fused matrix of n_parts tensors stacked along the rows (q, k, v). Types may differ; n_cols may not. */
+    int (*matrix_stack)(struct backend *be, const struct tensor *parts, int n_parts, struct matrix **out, struct err *err);
+    /* gate and up interleaved, so that one pass yields act(gate) * up. Same shape; types may differ. */
+    int (*matrix_pair)(struct backend *be, const struct tensor *gate, const struct tensor *up, struct matrix **out, struct err *err);
+    int (*vector)(struct backend *be, const float *values, int n, struct vector **out, struct err *err);
+    /* After the last matrix: weights become read-only, memory of the source file may go. */
+    int (*seal)(struct backend *be, struct err *err);
+    size_t (*weight_bytes)(const struct backend *be);
+    size_t (*kv_bytes)(const struct backend *be);
+
+    /* ---- a step, in this order ---- */
+    /* Takes the batch (valid until sync) and, for each rope table t, cs[t]: [n_rows][rope_dims/2][2] cosine and sine. */
+    void (*begin)(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables);
+    /* X[r] = row token[r] of m, times scale. m may be the vocabulary matrix itself (tied embeddings). */
+    void (*embed)(struct backend *be, const struct matrix *m, float scale);
+    /* A = operand(rmsnorm(X) * w). */
+    void (*norm)(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer);
+    /* QKV = m . A (+ bias). bias may be NULL. */
+    void (*qkv)(struct backend *be, const struct matrix *m, const struct vector *bias);
+    /* Norms q and k per head where weights are given (both NULL or both set), rotates them by cs[table], writes k and v as f16 into the KV
+     * pages of `layer`. */
+    void (*rope_store)(struct backend *be, int layer, int table, const struct vector *q_norm, const struct vector *k_norm, float eps);
+    /* O = operand(attention). */
+    void (*attend)(struct backend *be, const struct attend_params *p, const struct matrix *consumer);
+    /* X += m . O, or X += rmsnorm(m . O) * post where post is given. */
+    void (*project_o)(struct backend *be, const struct matrix *m, const struct vector *bias, const struct vector *post, float eps);
+    /* H = operand(act(gate . A) * (up . A)), m made by matrix_pair. */
+    void (*gate_up)(struct backend *be, const struct matrix *m, enum activation act, const struct matrix *consumer);
+    /* X += m . H, or X += rmsnorm(m . H) * post. */
+    void (*project_h)(struct backend *be, const struct matrix *m, const struct vector *post, float eps);
+    /* S = m . operand(rmsnorm(X[out]) * w), for the wanted rows only, with block maxima. */
+    void (*vocab)(struct backend *be, const struct matrix *m, const struct vector *w, float eps);
+    /* Waits for all of it. scores_out stays valid until the next begin. */
+    int (*sync)(struct backend *be, struct scores *scores_out, struct err *err);
+    /* Copies positions 0 .. n_pos-1 of page src to page dst in every layer. Between steps. */
+    void (*copy_page)(struct backend *be, int dst, int src, int n_pos);
+};
+
+/* What every backend's struct begins with. */
+struct backend {
+    const struct backend_ops *ops;
+};
+
+extern const struct backend_ops backend_cpu;
+
+#endif

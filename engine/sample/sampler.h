@@ -1,0 +1,75 @@
+/* sampler.h: one row of scores to the next token. Pure: the same inputs give the same token, whatever else runs.
+ *
+ * The order, fixed and documented (each step sees the result of the one before):
+ *   1. logit_bias            logit[id] += bias, -inf bans
+ *   2. bans                  end tokens while ignore_eos or fewer than min_tokens were output
+ *   3. penalties             repetition (prompt and output), then frequency and presence (output)
+ *   4. temperature           0: greedy, ties by lowest id, and nothing below applies
+ *   5. top_k, typical_p, top_p, min_p, each over the survivors of the one before, ties at a border by lowest id
+ *   6. the draw              inverse CDF in token-id order with u = num_rng(seed, choice, output index)
+ * Log-probabilities are log-softmax of the raw logits at T=1, before all of that. */
+#ifndef NEXTD_SAMPLER_H
+#define NEXTD_SAMPLER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/runner.h"
+
+struct logit_bias {
+    int32_t id;
+    float bias; /* -INFINITY bans the token */
+};
+
+struct sampler_params {
+    float temperature;        /* 0 .. 2+; 0 is greedy */
+    int top_k;                /* <= 0: off */
+    float top_p;              /* 1: off */
+    float min_p;              /* 0: off */
+    float typical_p;          /* 1: off */
+    float repetition_penalty; /* 1: off */
+    float frequency_penalty;  /* 0: off */
+    float presence_penalty;   /* 0: off */
+    uint64_t seed;
+    int n_bias;
+    const struct logit_bias *bias; /* [n_bias], ascending unique ids */
+};
+
+/* All features off: temperature 1, the predictor's own distribution. */
+struct sampler_params sampler_defaults(void);
+
+/* Counts of a sequence's tokens, for penalties. Sparse: one entry per distinct token. Survives preemption because it is rebuilt from the
+ * recorded tokens or kept. Created only for sequences that penalise. */
+struct sampler_counts;
+struct sampler_counts *sampler_counts_create(int capacity); /* distinct tokens at most; NULL when memory is short */
+void sampler_counts_destroy(struct sampler_counts *c);
+void sampler_counts_reset(struct sampler_counts *c);
+void sampler_counts_add(struct sampler_counts *c, int32_t id, bool output);
+
+/* Working memory of a sampler for one vocabulary: one per engine thread. */
+struct sampler;
+struct sampler *sampler_create(int n_vocab); /* NULL when memory is short */
+void sampler_destroy(struct sampler *s);
+
+struct sampler_draw {
+    uint32_t choice;      /* index of the choice within its prompt */
+    uint32_t output_idx;  /* index of the token within its output */
+    const int32_t *bans;  /* tokens banned at this position (end tokens) */
+    int n_bans;
+    const struct sampler_counts *counts; /* NULL: no penalties */
+};
+
+/* The next token from row `i` of scores. Returns a token id in [0, n_vocab). Where everything is banned, the highest raw logit wins. */
+int32_t sampler_next(struct sampler *s, const struct sampler_params *p, const struct sampler_draw *d, const struct scores *scores, int i);
+
+/* Raw log-probabilities of row i. */
+struct token_logprob {
+    int32_t id;
+    float logprob; /* -INFINITY where the logit is */
+};
+/* *chosen_out = that of `id`; top_out[0 .. n_top-1] = the n_top most likely, descending, ties by lowest id. n_top <= SAMPLER_MAX_TOP. */
+#define SAMPLER_MAX_TOP 20
+void sampler_logprobs(struct sampler *s, const struct scores *scores, int i, int32_t id, int n_top, struct token_logprob *chosen_out,
+                      struct token_logprob *top_out);
+
+#endif
