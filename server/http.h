@@ -14,6 +14,7 @@
 #include <uv.h>
 
 #include "engine/err.h"
+#include "server/log.h"
 
 struct http;
 struct http_exchange;
@@ -26,17 +27,19 @@ struct http_header {
 struct http_options {
     const char *host; /* NULL: no TCP listener */
     int port;         /* 0: any free port; http_port tells */
-    const char *unix_path; /* NULL: no unix socket */
-    int listen_fd;    /* an inherited socket (socket activation), or -1 */
+    const char *unix_path; /* NULL: no unix socket; a stale one is replaced, one in use is an error */
+    const int *listen_fds; /* inherited sockets (socket activation); owned by http from a successful open on */
+    int n_listen_fds;
     const char *tls_cert_pem, *tls_key_pem; /* contents, both or neither */
-    int max_connections;
+    int max_connections;      /* of each listener; more wait in the backlog */
     size_t max_body_bytes;
     size_t max_header_bytes;
     int idle_timeout_s;    /* keep-alive and inactivity */
     int request_timeout_s; /* absolute, from a request's first byte to its body's last */
     int write_stall_s;     /* no byte of a response taken for so long: the client counts as gone */
     const char *const *hosts; /* Host names that are allowed besides local ones, NULL-terminated; only used with check_host */
-    bool check_host;          /* refuse a foreign Host with 403 (DNS rebinding) */
+    bool check_host;          /* on loopback listeners refuse a foreign Host with 403 (DNS rebinding) */
+    const struct log *log;
 };
 
 /* What the server above plugs in. */
@@ -57,7 +60,7 @@ struct http_callbacks {
 int http_open(uv_loop_t *loop, const struct http_options *opt, const struct http_callbacks *cb, struct http **out, struct err *err);
 /* Stops listening; running exchanges go on, new requests on kept connections get Connection: close. */
 void http_quiesce(struct http *h);
-/* Ends every exchange (gone + closed are called) and frees everything. */
+/* Ends every exchange (gone + closed are called). The memory goes when the loop has run once more (uv handles close there). NULL is fine. */
 void http_close(struct http *h);
 int http_port(const struct http *h); /* TCP port, or 0 */
 size_t http_n_connections(const struct http *h);
