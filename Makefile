@@ -23,6 +23,7 @@ SERVER_OBJ := $(SERVER_SRC:%.c=$(BUILD)/%.o)
 # A unit test is one program: tests/<dir of the tested file>/test_<name>.c, linked with everything but main.c.
 TEST_SRC   := $(shell find tests/engine tests/server -name 'test_*.c' 2>/dev/null)
 TESTS      := $(TEST_SRC:%.c=$(BUILD)/%)
+TSAN_SRC   := $(wildcard tests/engine/test_*.c tests/engine/sched/test_*.c tests/engine/backend/cpu/test_*.c tests/server/test_*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
 
@@ -55,9 +56,41 @@ $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libnextd.a
 
 tests: $(TESTS)
 
+test: tests
+	scripts/run-tests $(BUILD)/tests
+
+# The same tests under sanitizers, each in a build directory of its own. TSan runs what has threads: the engine and the worker pool.
+asan:
+	$(MAKE) BUILD=build/asan OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" tests
+	scripts/run-tests build/asan/tests $(TEST_NAMES)
+tsan:
+	$(MAKE) BUILD=build/tsan OPT="-O1 -g" SAN="-fsanitize=thread" $(patsubst %.c,build/tsan/%,$(TSAN_SRC))
+	scripts/run-tests build/tsan/tests $(TEST_NAMES)
+
+check:
+	./scripts/check
+check-full:
+	./scripts/check --full
+
+install: $(BUILD)/nextd
+	install -D -m 755 $(BUILD)/nextd $(DESTDIR)$(PREFIX)/bin/nextd
+	install -D -m 644 config/nextd.conf $(DESTDIR)$(PREFIX)/share/nextd/nextd.conf
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system config/nextd.service config/nextd.socket
+	sed -i 's|/usr/local/bin/nextd|$(PREFIX)/bin/nextd|' $(DESTDIR)$(PREFIX)/lib/systemd/system/nextd.service
+
 clean:
 	rm -rf $(BUILD)
 
+help:
+	@echo 'make              build/nextd, optimised; kernels for each instruction set are chosen at run time'
+	@echo 'make check        everything that must hold, with its own set-up (scripts/check)'
+	@echo 'make check-full   the same with the long matrices'
+	@echo 'make test         the unit tests alone'
+	@echo 'make asan, tsan   the unit tests under AddressSanitizer + UBSan, the threaded ones under ThreadSanitizer'
+	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined'
+	@echo 'make install      DESTDIR= PREFIX=/usr/local'
+	@echo 'make clean'
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all tests fuzzers clean
+.PHONY: all tests test asan tsan fuzzers check check-full install clean help
 .SECONDARY:
