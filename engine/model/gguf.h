@@ -97,8 +97,10 @@ bool gguf_item_float(const struct gguf_kv *kv, uint64_t i, double *out);
 /* Walks strings: *p starts at kv->p and moves on; call at most kv->n times. */
 struct token_str gguf_next_str(const uint8_t **p);
 
-/* For people: a scalar's value, "[151936 strings]" for an array. Unprintable bytes become '?'; long text is cut with "...". Returns buf. */
+/* For people: a scalar's value, "[151936 x string]" for an array. Unprintable bytes become '?'; long text is cut with "...". Returns buf. */
 const char *gguf_kv_text(const struct gguf_kv *kv, char *buf, size_t n);
+/* Bytes of one item of a metadata type; 0 for strings, arrays and unknown numbers. */
+size_t gguf_item_bytes(uint32_t type);
 /* "Q4_1", or NULL for a number that GGUF does not define. */
 const char *gguf_type_name(int type);
 /* Values and bytes of one block; false for a number that GGUF does not define. */

@@ -1,0 +1,49 @@
+/* forward.c: the transformer, once, for every family and every backend.
+ *
+ *   x = E[token] * embed_scale
+ *   for each layer:
+ *       q, k, v = Wqkv norm(x) + bqkv
+ *       q, k    = rotate(norm(q)), rotate(norm(k))          k and v join the sequence's pages
+ *       x      += post(Wo softmax(q k^T * attn_scale) v)    over the window, causal
+ *       x      += post(Wdown (act(Wgate norm(x)) * Wup norm(x)))
+ *   scores = E' norm(x)                                     of the wanted rows
+ *
+ * Biases, the norms of q and k and the post norms are there where the family has them. Vaswani et al. 2017; Su et al. 2021 (rotate);
+ * Zhang and Sennrich 2019 (norm); Shazeer 2020 (the gated feed-forward). Every operation works on all rows of the step. */
+#include "engine/model/forward.h"
+
+#include <stdbool.h>
+
+int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err)
+{
+    const struct hparams *hp = &t->hp;
+    const struct backend_ops *ops = t->ops;
+    struct backend *be = t->be;
+    const float eps = hp->norm_eps;
+
+    for (int i = 0; i < hp->n_tables; i++)
+        rope_fill(&t->rope[i], batch->pos, batch->n_rows, t->cs[i]);
+    ops->begin(be, batch, (const float *const *)t->cs, hp->n_tables);
+    ops->embed(be, t->embed, hp->embed_scale);
+
+    for (int i = 0; i < hp->n_layers; i++) {
+        const struct layer *l = &t->layers[i];
+        const bool windowed = hp->windowed[i];
+        const int table = windowed ? hp->n_tables - 1 : 0;
+        const struct attend_params attend = {.layer = i, .window = windowed ? hp->window : 0, .scale = hp->attn_scale};
+
+        ops->norm(be, l->attn_norm, eps, l->qkv);
+        ops->qkv(be, l->qkv, l->qkv_bias);
+        ops->rope_store(be, i, table, l->q_norm, l->k_norm, eps);
+        ops->attend(be, &attend, l->o);
+        ops->project_o(be, l->o, l->o_bias, l->attn_post_norm, eps);
+
+        ops->norm(be, l->ffn_norm, eps, l->gate_up);
+        ops->gate_up(be, l->gate_up, hp->act, l->down);
+        ops->project_h(be, l->down, l->ffn_post_norm, eps);
+    }
+
+    if (batch->n_out > 0)
+        ops->vocab(be, t->output, t->out_norm, eps);
+    return ops->sync(be, scores_out, err);
+}

@@ -1,0 +1,440 @@
+/* model.c: a file's way to a runner. See model.h.
+ *
+ *   model_open   gguf -> family (by name) -> hparams -> weights bound, all checked; nothing read but the header
+ *   model_load   SHA-256 of every byte -> rope tables -> backend opened -> weights handed over -> sealed -> file unchanged?
+ *
+ * The digest and the weights come from one mapping of one open file, and the file's size and time are compared afterwards, so that the digest
+ * names the bytes in use. */
+#include "engine/model/model.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/model/families.h"
+#include "engine/model/forward.h"
+#include "engine/model/hparams.h"
+#include "engine/model/sha256.h"
+#include "engine/model/vocab.h"
+#include "engine/model/weights.h"
+
+#define HASH_STEP_BYTES ((size_t)4 << 20)
+
+struct model {
+    struct gguf *file; /* NULL after model_drop_file */
+    const struct family *family;
+    struct weights weights;
+    struct vocab_arrays vocab;
+    bool has_vocab;
+    struct transformer t;
+    struct model_info info;
+    char *name, *chat_template;
+    char sha256[SHA256_HEX];
+    bool loaded;
+    int n_pages, max_rows, max_out;
+};
+
+/* ---- opening ---- */
+
+static bool str_is(struct token_str s, const char *text)
+{
+    return s.n == strlen(text) && memcmp(s.p, text, s.n) == 0;
+}
+
+/* What a file is that is not a language model, or NULL. */
+static const char *other_kind(struct token_str type, struct token_str arch)
+{
+    static const char *const embedders[] = {"bert",           "nomic-bert",  "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert",
+                                            "modern-bert",    "eurobert",    "gemma-embedding", "llama-embed", "t5encoder"};
+    if (str_is(type, "adapter"))
+        return "an adapter (LoRA), not a model; merge it into its model first";
+    if (str_is(type, "mmproj") || str_is(arch, "clip"))
+        return "a vision projector (mmproj), not a language model";
+    if (str_is(type, "imatrix") || str_is(arch, "controlvector"))
+        return "a helper file, not a model";
+    for (size_t i = 0; i < sizeof embedders / sizeof embedders[0]; i++)
+        if (str_is(arch, embedders[i]))
+            return "an embedding model; it predicts no next token";
+    return NULL;
+}
+
+static int find_family(struct model *m, struct err *err)
+{
+    struct token_str arch = {"", 0}, type = {"", 0};
+    char name[40], list[120];
+    int found = gguf_get_str(m->file, "general.architecture", &arch, err);
+    if (found < 0 || gguf_get_str(m->file, "general.type", &type, err) < 0)
+        return -1;
+    const char *kind = other_kind(type, arch);
+    if (kind != NULL)
+        return err_set(err, ERR_UNSUPPORTED, "this is %s", kind);
+    if (found == 0)
+        return err_set(err, ERR_FORMAT, "the file has no \"general.architecture\"");
+    m->family = family_find(arch);
+    if (m->family == NULL)
+        return err_set(err, ERR_UNSUPPORTED, "the architecture \"%s\" is not supported; nextd runs %s", gguf_printable(arch, name, sizeof name),
+                       family_list(list, sizeof list));
+    if (gguf_n_tensors(m->file) == 0)
+        return err_set(err, ERR_UNSUPPORTED, "the file holds a vocabulary only; it can be used to tokenise, not to generate");
+    return 0;
+}
+
+/* A terminated copy of a string entry; *out stays NULL where the key is absent. */
+static int copy_str(const struct gguf *g, const char *key, char **out, struct err *err)
+{
+    struct token_str s;
+    int found = gguf_get_str(g, key, &s, err);
+    if (found <= 0)
+        return found;
+    *out = strndup(s.p, s.n);
+    return *out != NULL ? 0 : err_set(err, ERR_NOMEM, "no memory for \"%s\"", key);
+}
+
+/* A vocabulary in the file must have one token for each row of the embedding. */
+static int check_vocab_size(const struct model *m, struct err *err)
+{
+    const struct gguf_kv *tokens = gguf_find(m->file, "tokenizer.ggml.tokens");
+    if (tokens != NULL && tokens->n != (uint64_t)m->t.hp.n_vocab)
+        return err_set(err, ERR_FORMAT, "the vocabulary has %" PRIu64 " tokens, the model's matrices %d", tokens->n, m->t.hp.n_vocab);
+    return 0;
+}
+
+static int read_model(struct model *m, struct err *err)
+{
+    struct hparams *hp = &m->t.hp;
+    if (find_family(m, err) != 0 || hparams_read(m->file, m->family, hp, err) != 0 ||
+        weights_bind(m->file, m->family, hp, &m->weights, err) != 0 || check_vocab_size(m, err) != 0)
+        return -1;
+    if (copy_str(m->file, "general.name", &m->name, err) != 0 || copy_str(m->file, "tokenizer.chat_template", &m->chat_template, err) != 0)
+        return -1;
+    m->info = (struct model_info){
+        .name = m->name != NULL ? m->name : "",
+        .architecture = m->family->arch,
+        .chat_template = m->chat_template,
+        .sha256 = m->sha256,
+        .n_vocab = hp->n_vocab,
+        .n_layers = hp->n_layers,
+        .n_ctx_train = hp->n_ctx_train,
+        .n_params = m->weights.n_params,
+        .weight_bytes = m->weights.n_bytes,
+        .kv_bytes_per_pos = (uint64_t)hp->n_layers * 2 * (uint64_t)hp->n_kv * (uint64_t)hp->head_dim * sizeof(uint16_t),
+        .file_bytes = gguf_file_bytes(m->file),
+        .mtime_s = gguf_mtime_s(m->file),
+    };
+    return 0;
+}
+
+int model_open(const char *path, struct model **out, struct err *err)
+{
+    struct model *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        return err_set(err, ERR_NOMEM, "no memory for a model");
+    struct err why;
+    if (gguf_open(path, &m->file, err) != 0)
+        goto fail;
+    if (read_model(m, &why) != 0) {
+        const char *slash = strrchr(path, '/'), *base = slash != NULL ? slash + 1 : path;
+        char name[80];
+        err_set(err, why.code, "%s: %s", gguf_printable((struct token_str){base, strlen(base)}, name, sizeof name), why.msg);
+        goto fail;
+    }
+    *out = m;
+    return 0;
+fail:
+    model_close(m);
+    return -1;
+}
+
+/* ---- loading ---- */
+
+struct loading {
+    const struct model_options *opt;
+    uint64_t done, total;
+};
+
+/* Reports n more bytes; fails where someone has asked to stop. */
+static int advance(struct loading *l, uint64_t n, struct err *err)
+{
+    l->done += n;
+    if (l->opt->progress != NULL)
+        l->opt->progress(l->opt->progress_arg, l->done, l->total);
+    if (l->opt->stop_loading != NULL && *l->opt->stop_loading)
+        return err_set(err, ERR_STOPPING, "loading was stopped");
+    return 0;
+}
+
+static int hash_parts(const struct gguf *g, struct sha256 *hash, struct loading *l, struct err *err)
+{
+    for (int i = 0; i < gguf_n_parts(g); i++) {
+        size_t n;
+        const uint8_t *bytes = gguf_part(g, i, &n);
+        for (size_t at = 0; at < n;) {
+            size_t step = n - at < HASH_STEP_BYTES ? n - at : HASH_STEP_BYTES;
+            if (sha256_update(hash, bytes + at, step, err) != 0 || advance(l, step, err) != 0)
+                return -1;
+            at += step;
+        }
+    }
+    return 0;
+}
+
+static int hash_file(struct model *m, struct loading *l, struct err *err)
+{
+    struct sha256 *hash;
+    if (sha256_create(&hash, err) != 0)
+        return -1;
+    int rc = hash_parts(m->file, hash, l, err);
+    if (rc == 0)
+        sha256_hex(hash, m->sha256);
+    sha256_destroy(hash);
+    return rc;
+}
+
+static int init_rope(struct model *m, int max_rows, struct err *err)
+{
+    struct transformer *t = &m->t;
+    const struct gguf_tensor *file_factors = m->weights.once.t[W_ROPE_FACTORS];
+    float factors[ROPE_MAX_DIMS / 2];
+    if (file_factors != NULL)
+        weights_vector(file_factors, factors);
+    for (int i = 0; i < t->hp.n_tables; i++) {
+        if (rope_init(&t->rope[i], t->hp.rope_dims, t->hp.rope_base[i], t->hp.rope_scale[i], file_factors != NULL ? factors : NULL, err) != 0)
+            return -1;
+        t->cs[i] = malloc((size_t)max_rows * (size_t)t->hp.rope_dims * sizeof(float));
+        if (t->cs[i] == NULL)
+            return err_set(err, ERR_NOMEM, "no memory for the rope tables of %d rows", max_rows);
+    }
+    return 0;
+}
+
+static struct tensor tensor_of(const struct gguf_tensor *t)
+{
+    return (struct tensor){.type = (enum tensor_type)t->type, .n_rows = (int)t->dims[1], .n_cols = (int)t->dims[0], .data = t->data};
+}
+
+/* Stacks the given tensors into one matrix. */
+static int load_matrix(struct model *m, struct loading *l, const struct gguf_tensor *const *parts, int n_parts, const struct matrix **out,
+                       struct err *err)
+{
+    struct tensor tensors[3];
+    struct matrix *matrix;
+    uint64_t n_bytes = 0;
+    assert(n_parts <= 3);
+    for (int i = 0; i < n_parts; i++) {
+        tensors[i] = tensor_of(parts[i]);
+        n_bytes += parts[i]->n_bytes;
+    }
+    if (m->t.ops->matrix_stack(m->t.be, tensors, n_parts, &matrix, err) != 0)
+        return -1;
+    *out = matrix;
+    return advance(l, n_bytes, err);
+}
+
+static int load_pair(struct model *m, struct loading *l, const struct gguf_tensor *gate, const struct gguf_tensor *up, const struct matrix **out,
+                     struct err *err)
+{
+    struct tensor g = tensor_of(gate), u = tensor_of(up);
+    struct matrix *matrix;
+    if (m->t.ops->matrix_pair(m->t.be, &g, &u, &matrix, err) != 0)
+        return -1;
+    *out = matrix;
+    return advance(l, gate->n_bytes + up->n_bytes, err);
+}
+
+/* Joins the given vectors into one; *out stays NULL where the first is absent. */
+static int load_vector(struct model *m, const struct gguf_tensor *const *parts, int n_parts, const struct vector **out, struct err *err)
+{
+    size_t n = 0, at = 0;
+    struct vector *vector;
+    if (parts[0] == NULL)
+        return 0;
+    for (int i = 0; i < n_parts; i++)
+        n += (size_t)parts[i]->dims[0];
+    float *values = malloc(n * sizeof *values);
+    if (values == NULL)
+        return err_set(err, ERR_NOMEM, "no memory for a vector of %zu values", n);
+    for (int i = 0; i < n_parts; at += (size_t)parts[i]->dims[0], i++)
+        weights_vector(parts[i], values + at);
+    int rc = m->t.ops->vector(m->t.be, values, (int)n, &vector, err);
+    free(values);
+    if (rc == 0)
+        *out = vector;
+    return rc;
+}
+
+static int load_layer(struct model *m, struct loading *l, const struct gguf_tensor *const *t, struct layer *layer, struct err *err)
+{
+    const struct {
+        enum weight first;
+        int n;
+        const struct vector **out;
+    } vectors[] = {
+        {W_ATTN_NORM, 1, &layer->attn_norm}, {W_Q_BIAS, 3, &layer->qkv_bias}, {W_Q_NORM, 1, &layer->q_norm},
+        {W_K_NORM, 1, &layer->k_norm},       {W_O_BIAS, 1, &layer->o_bias},   {W_ATTN_POST_NORM, 1, &layer->attn_post_norm},
+        {W_FFN_NORM, 1, &layer->ffn_norm},   {W_FFN_POST_NORM, 1, &layer->ffn_post_norm},
+    };
+    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++)
+        if (load_vector(m, t + vectors[i].first, vectors[i].n, vectors[i].out, err) != 0)
+            return -1;
+    if (load_matrix(m, l, t + W_Q, 3, &layer->qkv, err) != 0 || load_matrix(m, l, t + W_O, 1, &layer->o, err) != 0 ||
+        load_pair(m, l, t[W_GATE], t[W_UP], &layer->gate_up, err) != 0 || load_matrix(m, l, t + W_DOWN, 1, &layer->down, err) != 0)
+        return -1;
+    return 0;
+}
+
+static int load_weights(struct model *m, struct loading *l, struct err *err)
+{
+    struct transformer *t = &m->t;
+    const struct gguf_tensor *const *once = m->weights.once.t;
+    t->layers = calloc((size_t)t->hp.n_layers, sizeof *t->layers);
+    if (t->layers == NULL)
+        return err_set(err, ERR_NOMEM, "no memory for %d layers", t->hp.n_layers);
+    if (load_matrix(m, l, once + W_EMBED, 1, &t->embed, err) != 0)
+        return -1;
+    t->output = t->embed;
+    for (int i = 0; i < t->hp.n_layers; i++)
+        if (load_layer(m, l, m->weights.layers[i].t, &t->layers[i], err) != 0)
+            return -1;
+    if (load_vector(m, once + W_OUT_NORM, 1, &t->out_norm, err) != 0)
+        return -1;
+    if (once[W_OUTPUT] != NULL && load_matrix(m, l, once + W_OUTPUT, 1, &t->output, err) != 0)
+        return -1;
+    return t->ops->seal(t->be, err);
+}
+
+static int open_backend(struct model *m, const struct model_options *opt, struct err *err)
+{
+    const struct hparams *hp = &m->t.hp;
+    const char *device = strcmp(opt->device, "auto") == 0 ? "cpu" : opt->device;
+    if (strcmp(device, "cpu") != 0 && strncmp(device, "cpu:", 4) != 0)
+        return err_set_param(err, ERR_UNSUPPORTED, "device", "there is no device \"%.40s\"; this build has \"cpu\"", device);
+    const struct backend_shape shape = {
+        .n_layers = hp->n_layers,
+        .d_model = hp->d_model,
+        .d_ff = hp->d_ff,
+        .n_head = hp->n_head,
+        .n_kv = hp->n_kv,
+        .head_dim = hp->head_dim,
+        .n_vocab = hp->n_vocab,
+        .rope_dims = hp->rope_dims,
+        .rope_neox = hp->rope_neox,
+        .max_rows = opt->max_rows,
+        .max_out = opt->max_out,
+        .n_pages = opt->n_pages,
+        .n_threads = opt->n_threads,
+        .device = device,
+    };
+    if (backend_cpu.open(&shape, &m->t.be, err) != 0)
+        return -1;
+    m->t.ops = m->t.be->ops;
+    return 0;
+}
+
+int model_load(struct model *m, const struct model_options *opt, struct err *err)
+{
+    struct loading l = {.opt = opt, .total = m->info.file_bytes + m->info.weight_bytes};
+    assert(!m->loaded && m->t.be == NULL && m->file != NULL);
+    assert(opt->n_threads >= 1 && opt->n_pages >= 1);
+    assert(opt->max_out >= 1 && opt->max_out <= opt->max_rows);
+    if (hash_file(m, &l, err) != 0 || init_rope(m, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 || load_weights(m, &l, err) != 0)
+        return -1;
+    if (!gguf_unchanged(m->file))
+        return err_set(err, ERR_IO, "the model file was changed while it was loaded");
+    m->n_pages = opt->n_pages;
+    m->max_rows = opt->max_rows;
+    m->max_out = opt->max_out;
+    m->loaded = true;
+    return 0;
+}
+
+void model_drop_file(struct model *m)
+{
+    if (m->has_vocab)
+        vocab_finish(&m->vocab);
+    m->has_vocab = false;
+    weights_finish(&m->weights);
+    gguf_close(m->file);
+    m->file = NULL;
+}
+
+void model_close(struct model *m)
+{
+    if (m == NULL)
+        return;
+    if (m->t.ops != NULL)
+        m->t.ops->close(m->t.be);
+    model_drop_file(m);
+    free(m->t.cs[0]);
+    free(m->t.cs[1]);
+    free(m->t.layers);
+    free(m->name);
+    free(m->chat_template);
+    free(m);
+}
+
+/* ---- what engine.c asks ---- */
+
+const struct model_info *model_info(const struct model *m)
+{
+    return &m->info;
+}
+
+const struct gguf *model_file(const struct model *m)
+{
+    return m->file;
+}
+
+int model_vocab(struct model *m, struct vocab *out, struct err *err)
+{
+    assert(m->file != NULL);
+    if (!m->has_vocab && vocab_init(&m->vocab, m->file, err) != 0)
+        return -1;
+    m->has_vocab = true;
+    *out = m->vocab.vocab;
+    return 0;
+}
+
+static int run_forward(void *ctx, const struct batch *batch, struct scores *scores_out, struct err *err)
+{
+    const struct model *m = ctx;
+    assert(batch->n_rows >= 1 && batch->n_rows <= m->max_rows);
+    assert(batch->n_out >= 0 && batch->n_out <= m->max_out);
+    return forward(&((struct model *)ctx)->t, batch, scores_out, err);
+}
+
+static void run_copy_page(void *ctx, int dst, int src, int n_pos)
+{
+    const struct model *m = ctx;
+    m->t.ops->copy_page(m->t.be, dst, src, n_pos);
+}
+
+struct runner model_runner(struct model *m)
+{
+    assert(m->loaded);
+    return (struct runner){
+        .ctx = m,
+        .n_vocab = m->info.n_vocab,
+        .n_ctx_train = m->info.n_ctx_train,
+        .n_pages = m->n_pages,
+        .max_rows = m->max_rows,
+        .max_out = m->max_out,
+        .forward = run_forward,
+        .copy_page = run_copy_page,
+    };
+}
+
+uint64_t model_loaded_bytes(const struct model *m)
+{
+    return m->t.ops->weight_bytes(m->t.be);
+}
+
+uint64_t model_kv_bytes(const struct model *m)
+{
+    return m->t.ops->kv_bytes(m->t.be);
+}
+
+const char *model_device(const struct model *m)
+{
+    return m->t.ops->name;
+}
