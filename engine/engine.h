@@ -82,6 +82,13 @@ size_t engine_token_bytes(const struct engine *e, int32_t id, bool special, cons
 /* Ids to text, invalid UTF-8 replaced by U+FFFD. *out is malloc'd and NUL-terminated. */
 int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool special, char **out, size_t *n_out, struct err *err);
 
+/* ---- a look into a model file, without an engine (any thread) ---- */
+
+/* Tells every fact of a GGUF file, section by section: "file" (bytes, parts, SHA-256, whether nextd serves it or the sentence why not), "metadata" (key,
+ * value), "tokenizer" (kind, end tokens), "tensor" (name, type and shape). Texts are printable and valid during the call only. */
+int engine_inspect(const char *path, void (*fact)(void *arg, const char *section, const char *name, const char *value), void *arg,
+                   struct err *err);
+
 /* ---- requests (loop thread) ---- */
 
 #define ENGINE_MAX_CHOICES 64
