@@ -25,24 +25,8 @@
 
 #include "engine/batch.h"
 #include "engine/err.h"
+#include "engine/numerics/quant.h" /* enum tensor_type */
 #include "engine/runner.h"
-
-/* Tensor types, numbered as GGUF numbers them. */
-enum tensor_type {
-    TENSOR_F32 = 0,
-    TENSOR_F16 = 1,
-    TENSOR_Q4_0 = 2,
-    TENSOR_Q4_1 = 3,
-    TENSOR_Q5_0 = 6,
-    TENSOR_Q5_1 = 7,
-    TENSOR_Q8_0 = 8,
-    TENSOR_Q2_K = 10,
-    TENSOR_Q3_K = 11,
-    TENSOR_Q4_K = 12,
-    TENSOR_Q5_K = 13,
-    TENSOR_Q6_K = 14,
-    TENSOR_BF16 = 30
-};
 
 /* A tensor as the file holds it: n_rows rows of n_cols values, row by row. Points into the mapped file; read during creation only. */
 struct tensor {
@@ -124,6 +108,7 @@ struct backend_ops {
 /* What every backend's struct begins with. */
 struct backend {
     const struct backend_ops *ops;
+    const char *device; /* what was chosen, for the log: "cpu:avx512"; static text */
 };
 
 extern const struct backend_ops backend_cpu;

@@ -1,0 +1,164 @@
+/* cpu.h: what the files of the CPU backend share: the layouts of weights, operands and KV pages, and the table of kernels.
+ *
+ * cpu.c       life: open, matrices, seal            cpu_step.c   the operations of a step, split over threads
+ * pack.[ch]   weights to tiles and back             pool.[ch]    worker threads
+ * kernels_generic.c, kernels_avx2.c, kernels_avx512.c            one kernel table each
+ * lanes.h     loops that every instruction set compiles for itself */
+#ifndef NEXTD_CPU_H
+#define NEXTD_CPU_H
+
+#include <stdatomic.h>
+
+#include "engine/backend/backend.h"
+#include "engine/backend/cpu/pool.h"
+
+#define CPU_STRIPE 32     /* outputs of a matrix computed together */
+#define CPU_ITEM_ROWS 48  /* rows of a step that one work item takes: 8 register tiles of 6 */
+
+/* An operand: n_rows rows of activations cut into blocks of 32. Blocks lie in slot-major order (all of slot 0, then slot 1, ...; operand_place), so
+ * that a kernel that walks slot after slot reads memory forward; within a block the rows follow each other. Index of block b of row r:
+ * i = operand_place(b) * stride + r. */
+struct operand {
+    int n_cols, n_blocks;
+    int stride;          /* rows from block to block, >= n_rows; odd where large, lest blocks collide in the cache's sets */
+    int8_t *q;           /* [i][32] */
+    float *d;            /* [i] */
+    float *s;            /* [i] d * sum(q) */
+    int32_t *bias;       /* [i] -128 sum(q): what unsigned weights (w + 128) add too much */
+    int32_t *half[2];    /* [i] -32 sum(q) of either half */
+    float *f;            /* [i][32] the values themselves, for float weights */
+};
+
+static inline int operand_slot_start(int n_blocks, int slot)
+{
+    int whole = n_blocks / QUANT_SLOTS, extra = n_blocks % QUANT_SLOTS;
+    return slot * whole + (slot < extra ? slot : extra);
+}
+
+static inline int operand_place(int n_blocks, int b)
+{
+    return operand_slot_start(n_blocks, b % QUANT_SLOTS) + b / QUANT_SLOTS;
+}
+
+/* Which forms of an operand a matrix reads. */
+enum { NEEDS_Q = 1, NEEDS_F = 2 };
+
+/* 32 outputs (fewer in the last of a part) of one type. */
+struct stripe {
+    const uint8_t *w; /* plain rows of the file's format (generic), or tiles (pack.h) */
+    int type;         /* enum tensor_type */
+    int col;          /* first output in the matrix's result */
+    int n;            /* outputs, <= 32 */
+};
+
+struct matrix {
+    int n_rows, n_cols, n_blocks;
+    int needs;         /* NEEDS_Q | NEEDS_F */
+    bool pair;         /* stripes 2c and 2c + 1 are gate and up of outputs 32 c .. */
+    int n_stripes;
+    struct stripe *stripes;
+    struct matrix *next; /* the backend's list, for close */
+};
+
+struct vector {
+    int n;
+    struct vector *next;
+    float values[];
+};
+
+/* The KV pages of one (layer, page, kv head): K transposed, so that a thread or lane owns a key; V plain, so that it owns a dimension. */
+struct kv_page {
+    uint16_t *k; /* [head_dim][KV_PAGE] f16 */
+    uint16_t *v; /* [KV_PAGE][v_stride] f16 */
+};
+
+/* The attention of one row's heads that share a kv head. See lanes.h for the formula. */
+struct attend_job {
+    const float *q;              /* [n_heads][head_dim], rotated */
+    float *out;                  /* [n_heads][head_dim] */
+    int n_heads, head_dim, v_stride;
+    int first, last;             /* visible positions, inclusive */
+    float scale;
+    const int32_t *pages;        /* of the sequence */
+    uint16_t *layer_kv;          /* page p, this kv head: layer_kv + p * page_elems */
+    size_t page_elems;           /* distance of two pages */
+};
+
+struct cpu_kernels {
+    const char *name;
+    bool (*supported)(void);
+    bool tiled; /* weights are packed into tiles */
+    /* out[r - r0][0 .. 31] = stripe . x[r] for r0 <= r < r1; writes 32 columns whatever s->n. `ahead`: bytes that will be read next, or NULL. */
+    void (*gemm)(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead);
+    /* One row into an operand. -1 if a value is not finite. */
+    int (*quantise)(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs);
+    void (*norm)(const float *x, const float *w, int n, float eps, float *out);
+    /* out[i] = act(gate[i]) * up[i], 32 values */
+    void (*activate)(enum activation act, const float *gate, const float *up, float *out);
+    /* x[i] += y[i] */
+    void (*add)(float *x, const float *y, int n);
+    void (*rotate)(float *x, int rope_dims, bool neox, const float *cs);
+    void (*to_f16)(const float *x, int n, uint16_t *out);
+    void (*attend)(const struct attend_job *job, float *scratch);
+    float (*max)(const float *x, int n); /* NaN if one is */
+};
+
+extern const struct cpu_kernels cpu_kernels_generic;
+#if defined(__x86_64__)
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+#endif
+
+/* A piece of weight memory; read-only once sealed. */
+struct slab {
+    struct slab *next;
+    uint8_t *base;
+    size_t size, used;
+};
+
+struct cpu {
+    struct backend base;
+    struct backend_shape shape;
+    const struct cpu_kernels *k;
+    struct pool *pool;
+
+    struct matrix *matrices;
+    struct vector *vectors;
+    struct slab *slabs;
+    size_t weight_bytes;
+
+    /* buffers of a step, carved from `work` */
+    uint8_t *work;
+    size_t work_size;
+    float *x, *qkv, *o, *t, *scores, *block_max; /* t: a row-wise temporary, [max_rows][max(d_model, n_head head_dim)] */
+    int qkv_cols, o_cols, t_cols, scores_stride, n_score_blocks;
+    struct operand a, oo, h, v; /* A, O, H and the wanted rows */
+    float **scratch;            /* [n_threads] */
+
+    uint16_t *kv;
+    size_t kv_size, head_elems, page_elems, layer_elems; /* elements of one head's K and V, of a page, of a layer */
+    int v_stride;
+
+    const struct batch *batch; /* of the step */
+    const float *const *cs;
+    int n_tables;
+    atomic_bool fault; /* a value was not finite; sticky */
+};
+
+/* Floats of scratch per thread: a gate and an up tile, or the temporaries of a page of attention. */
+size_t cpu_scratch_floats(const struct backend_shape *shape);
+
+/* cpu_step.c */
+void cpu_begin(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables);
+void cpu_embed(struct backend *be, const struct matrix *m, float scale);
+void cpu_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer);
+void cpu_qkv(struct backend *be, const struct matrix *m, const struct vector *bias);
+void cpu_rope_store(struct backend *be, int layer, int table, const struct vector *q_norm, const struct vector *k_norm, float eps);
+void cpu_attend(struct backend *be, const struct attend_params *p, const struct matrix *consumer);
+void cpu_project_o(struct backend *be, const struct matrix *m, const struct vector *bias, const struct vector *post, float eps);
+void cpu_gate_up(struct backend *be, const struct matrix *m, enum activation act, const struct matrix *consumer);
+void cpu_project_h(struct backend *be, const struct matrix *m, const struct vector *post, float eps);
+void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps);
+int cpu_sync(struct backend *be, struct scores *scores_out, struct err *err);
+void cpu_copy_page(struct backend *be, int dst, int src, int n_pos);
+
+#endif

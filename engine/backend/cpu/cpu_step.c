@@ -1,0 +1,470 @@
+/* cpu_step.c: the operations of a step, each cut into items for the pool.
+ *
+ * Two kinds of loops. Row loops (norms, rotation, requantisation) hand out rows; small ones stay on the calling thread, since waking a loop costs as
+ * much as they do. Matrix loops hand out (group of stripes, block of 48 rows) pairs, stripe-major, so that a stripe's weights stay in the first-level cache for
+ * all rows; an item computes its tile into thread scratch or its final place and finishes it there (bias, residual, activation and requantisation, block
+ * maxima). Every item writes its own elements and every element has one order of operations, so neither the cut nor the thread changes a bit.
+ *
+ * Nothing here computes: arithmetic lives in the kernel table. */
+#include <assert.h>
+#include <fenv.h>
+#include <string.h>
+
+#include "engine/backend/cpu/cpu.h"
+#include "engine/backend/cpu/pack.h"
+
+#define ALONE 12288 /* values; row loops of no more are not worth a fork */
+
+static struct cpu *cpu_of(struct backend *be)
+{
+    return (struct cpu *)be;
+}
+
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+static void set_fault(struct cpu *c)
+{
+    atomic_store_explicit(&c->fault, true, memory_order_relaxed);
+}
+
+/* Runs a row loop: alone if it is short. */
+static void run_rows(struct cpu *c, int n_rows, int row_values, void (*fn)(void *ctx, int thread, int first, int last), void *ctx)
+{
+    bool alone = (long)n_rows * row_values <= ALONE;
+    int grain = alone ? n_rows : n_rows / (c->shape.n_threads * 4) + 1;
+    if (n_rows > 0)
+        pool_run(c->pool, n_rows, grain, fn, ctx);
+}
+
+static void operand_rows(struct operand *o, int n_rows)
+{
+    o->stride = n_rows < 16 ? n_rows : (n_rows | 1) + 2;
+}
+
+/* ---- begin, embed, norm ---- */
+
+void cpu_begin(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables)
+{
+    struct cpu *c = cpu_of(be);
+    assert(batch->n_rows > 0 && batch->n_rows <= c->shape.max_rows);
+    assert(batch->n_out >= 0 && batch->n_out <= c->shape.max_out);
+    fesetenv(FE_DFL_ENV); /* denormals are part of the bits; see pool.c for the workers */
+    c->batch = batch;
+    c->cs = cs;
+    c->n_tables = n_tables;
+    operand_rows(&c->a, batch->n_rows);
+    operand_rows(&c->oo, batch->n_rows);
+    operand_rows(&c->h, batch->n_rows);
+    operand_rows(&c->v, batch->n_out > 0 ? batch->n_out : 1);
+}
+
+struct embed_job {
+    struct cpu *c;
+    const struct matrix *m;
+    float scale;
+};
+
+static void embed_rows(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct embed_job *j = ctx;
+    struct cpu *c = j->c;
+    int d_model = c->shape.d_model;
+    for (int r = first; r < last; r++) {
+        int token = c->batch->token[r];
+        assert(token >= 0 && token < j->m->n_rows);
+        const struct stripe *s = &j->m->stripes[token / CPU_STRIPE];
+        float *x = c->x + (size_t)r * (size_t)d_model;
+        if (c->k->tiled)
+            pack_dequantise_row(s->type, s->w, token % CPU_STRIPE, d_model, x);
+        else
+            quant_dequantise_row(s->type, s->w + (size_t)(token % CPU_STRIPE) * quant_row_bytes(s->type, d_model), d_model, x);
+        if (j->scale != 1.0f)
+            for (int i = 0; i < d_model; i++)
+                x[i] *= j->scale;
+    }
+}
+
+void cpu_embed(struct backend *be, const struct matrix *m, float scale)
+{
+    struct cpu *c = cpu_of(be);
+    assert(m->n_cols == c->shape.d_model);
+    struct embed_job job = {c, m, scale};
+    run_rows(c, c->batch->n_rows, c->shape.d_model, embed_rows, &job);
+}
+
+struct norm_job {
+    struct cpu *c;
+    const float *w;
+    float eps;
+    const int32_t *rows; /* rows of X to take, or NULL: all */
+    struct operand *to;
+    int needs;
+};
+
+static void norm_rows(void *ctx, int thread, int first, int last)
+{
+    const struct norm_job *j = ctx;
+    struct cpu *c = j->c;
+    int n = c->shape.d_model;
+    float *normed = c->scratch[thread];
+    for (int i = first; i < last; i++) {
+        int r = j->rows == NULL ? i : j->rows[i];
+        c->k->norm(c->x + (size_t)r * (size_t)n, j->w, n, j->eps, normed);
+        if (c->k->quantise(normed, j->to, i, 0, j->to->n_blocks, j->needs) != 0)
+            set_fault(c);
+    }
+}
+
+void cpu_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer)
+{
+    struct cpu *c = cpu_of(be);
+    assert(w->n == c->shape.d_model);
+    assert(consumer->n_cols == c->shape.d_model);
+    struct norm_job job = {c, w->values, eps, NULL, &c->a, consumer->needs};
+    run_rows(c, c->batch->n_rows, c->shape.d_model, norm_rows, &job);
+}
+
+/* ---- matrices ---- */
+
+enum finish { FINISH_STORE, FINISH_ADD, FINISH_PAIR, FINISH_SCORES };
+
+struct matrix_job {
+    struct cpu *c;
+    const struct matrix *m;
+    const struct operand *x;
+    int n_rows, n_row_blocks, group; /* group: stripes of an item */
+    enum finish finish;
+    float *out;
+    int ld;
+    const float *bias;
+    enum activation act;
+    int needs; /* of H */
+};
+
+/* Where the reader goes after stripe s at this row block: the next stripe, or nowhere while the same stripe is read again. */
+static const uint8_t *ahead_of(const struct matrix_job *j, int stripe, bool last_rows)
+{
+    return last_rows && stripe + 1 < j->m->n_stripes ? j->m->stripes[stripe + 1].w : NULL;
+}
+
+static void finish_store(const struct matrix_job *j, int stripe, int r0, int r1, float *tile, const uint8_t *ahead)
+{
+    const struct stripe *s = &j->m->stripes[stripe];
+    bool direct = s->n == CPU_STRIPE;
+    float *out = j->out + (size_t)r0 * (size_t)j->ld + s->col;
+    j->c->k->gemm(s, j->m->n_cols, j->x, r0, r1, direct ? out : tile, direct ? (size_t)j->ld : CPU_STRIPE, ahead);
+    for (int r = r0; r < r1 && !direct; r++)
+        memcpy(out + (size_t)(r - r0) * (size_t)j->ld, tile + (size_t)(r - r0) * CPU_STRIPE, (size_t)s->n * sizeof *out);
+    for (int r = r0; r < r1 && j->bias != NULL; r++)
+        j->c->k->add(out + (size_t)(r - r0) * (size_t)j->ld, j->bias + s->col, s->n);
+}
+
+static void finish_add(const struct matrix_job *j, int stripe, int r0, int r1, float *tile, const uint8_t *ahead)
+{
+    const struct stripe *s = &j->m->stripes[stripe];
+    j->c->k->gemm(s, j->m->n_cols, j->x, r0, r1, tile, CPU_STRIPE, ahead);
+    for (int r = r0; r < r1; r++) {
+        float *values = tile + (size_t)(r - r0) * CPU_STRIPE;
+        if (j->bias != NULL)
+            j->c->k->add(values, j->bias + s->col, s->n);
+        j->c->k->add(j->out + (size_t)r * (size_t)j->ld + s->col, values, s->n);
+    }
+}
+
+static void finish_pair(const struct matrix_job *j, int stripe, int r0, int r1, float *tile, const uint8_t *ahead)
+{
+    struct cpu *c = j->c;
+    const struct stripe *gate = &j->m->stripes[stripe], *up = gate + 1;
+    float *ups = tile + CPU_ITEM_ROWS * CPU_STRIPE;
+    c->k->gemm(gate, j->m->n_cols, j->x, r0, r1, tile, CPU_STRIPE, up->w);
+    c->k->gemm(up, j->m->n_cols, j->x, r0, r1, ups, CPU_STRIPE, ahead);
+    for (int r = r0; r < r1; r++) {
+        float *values = tile + (size_t)(r - r0) * CPU_STRIPE;
+        c->k->activate(j->act, values, ups + (size_t)(r - r0) * CPU_STRIPE, values);
+        if (c->k->quantise(values, &c->h, r, stripe / 2, 1, j->needs) != 0)
+            set_fault(c);
+    }
+}
+
+static void finish_scores(const struct matrix_job *j, int block, int r0, int r1)
+{
+    struct cpu *c = j->c;
+    int n = min_int(SCORES_BLOCK, j->m->n_rows - block * SCORES_BLOCK);
+    for (int r = r0; r < r1; r++) {
+        float max = c->k->max(j->out + (size_t)r * (size_t)j->ld + (size_t)block * SCORES_BLOCK, n);
+        c->block_max[(size_t)r * (size_t)c->n_score_blocks + (size_t)block] = max;
+        if (!(max < INFINITY))
+            set_fault(c);
+    }
+}
+
+static void matrix_items(void *ctx, int thread, int first, int last)
+{
+    const struct matrix_job *j = ctx;
+    float *tile = j->c->scratch[thread];
+    for (int item = first; item < last; item++) {
+        int group = item / j->n_row_blocks, rows = item % j->n_row_blocks;
+        int r0 = (int)((long)j->n_rows * rows / j->n_row_blocks), r1 = (int)((long)j->n_rows * (rows + 1) / j->n_row_blocks);
+        int end = min_int((group + 1) * j->group, j->m->n_stripes);
+        bool last_rows = rows == j->n_row_blocks - 1;
+        if (j->finish == FINISH_PAIR) {
+            finish_pair(j, group * j->group, r0, r1, tile, ahead_of(j, group * j->group + 1, last_rows));
+            continue;
+        }
+        for (int s = group * j->group; s < end; s++) {
+            if (j->finish == FINISH_ADD)
+                finish_add(j, s, r0, r1, tile, ahead_of(j, s, last_rows));
+            else
+                finish_store(j, s, r0, r1, tile, ahead_of(j, s, last_rows));
+        }
+        if (j->finish == FINISH_SCORES)
+            finish_scores(j, group, r0, r1);
+    }
+}
+
+static void run_matrix(struct matrix_job *j)
+{
+    int n_groups = (j->m->n_stripes + j->group - 1) / j->group;
+    j->n_row_blocks = (j->n_rows + CPU_ITEM_ROWS - 1) / CPU_ITEM_ROWS;
+    int n_items = n_groups * j->n_row_blocks, grain = n_items / (j->c->shape.n_threads * 8);
+    if (n_items > 0)
+        pool_run(j->c->pool, n_items, grain > 0 ? grain : 1, matrix_items, j);
+}
+
+void cpu_qkv(struct backend *be, const struct matrix *m, const struct vector *bias)
+{
+    struct cpu *c = cpu_of(be);
+    assert(m->n_rows == (c->shape.n_head + 2 * c->shape.n_kv) * c->shape.head_dim);
+    assert(bias == NULL || bias->n == m->n_rows);
+    struct matrix_job job = {.c = c, .m = m, .x = &c->a, .n_rows = c->batch->n_rows, .group = 1, .finish = FINISH_STORE, .out = c->qkv, .ld = c->qkv_cols,
+                             .bias = bias == NULL ? NULL : bias->values};
+    run_matrix(&job);
+}
+
+void cpu_gate_up(struct backend *be, const struct matrix *m, enum activation act, const struct matrix *consumer)
+{
+    struct cpu *c = cpu_of(be);
+    assert(m->pair);
+    assert(m->n_rows == c->shape.d_ff);
+    assert(consumer->n_cols == c->shape.d_ff);
+    struct matrix_job job = {.c = c, .m = m, .x = &c->a, .n_rows = c->batch->n_rows, .group = 2, .finish = FINISH_PAIR, .act = act,
+                             .needs = consumer->needs};
+    run_matrix(&job);
+}
+
+/* ---- projections back to X ---- */
+
+struct post_job {
+    struct cpu *c;
+    const float *post;
+    float eps;
+};
+
+static void post_rows(void *ctx, int thread, int first, int last)
+{
+    const struct post_job *j = ctx;
+    struct cpu *c = j->c;
+    int n = c->shape.d_model;
+    for (int r = first; r < last; r++) {
+        float *normed = c->scratch[thread];
+        c->k->norm(c->t + (size_t)r * (size_t)c->t_cols, j->post, n, j->eps, normed);
+        c->k->add(c->x + (size_t)r * (size_t)n, normed, n);
+    }
+}
+
+static void project(struct cpu *c, const struct matrix *m, const struct operand *x, const struct vector *bias, const struct vector *post, float eps)
+{
+    assert(m->n_rows == c->shape.d_model);
+    assert(m->n_cols == x->n_cols);
+    struct matrix_job job = {.c = c, .m = m, .x = x, .n_rows = c->batch->n_rows, .group = 1, .finish = post == NULL ? FINISH_ADD : FINISH_STORE,
+                             .out = post == NULL ? c->x : c->t, .ld = post == NULL ? c->shape.d_model : c->t_cols,
+                             .bias = bias == NULL ? NULL : bias->values};
+    run_matrix(&job);
+    if (post != NULL) {
+        struct post_job rows = {c, post->values, eps};
+        run_rows(c, c->batch->n_rows, c->shape.d_model, post_rows, &rows);
+    }
+}
+
+void cpu_project_o(struct backend *be, const struct matrix *m, const struct vector *bias, const struct vector *post, float eps)
+{
+    project(cpu_of(be), m, &cpu_of(be)->oo, bias, post, eps);
+}
+
+void cpu_project_h(struct backend *be, const struct matrix *m, const struct vector *post, float eps)
+{
+    project(cpu_of(be), m, &cpu_of(be)->h, NULL, post, eps);
+}
+
+/* ---- rotation, KV, attention ---- */
+
+static uint16_t *kv_of(struct cpu *c, int layer, int page, int head)
+{
+    assert(page >= 0 && page < c->shape.n_pages);
+    return c->kv + (size_t)layer * c->layer_elems + (size_t)page * c->page_elems + (size_t)head * c->head_elems;
+}
+
+struct rope_job {
+    struct cpu *c;
+    int layer;
+    const float *cs;
+    const float *q_norm, *k_norm;
+    float eps;
+};
+
+static void rotate_head(const struct rope_job *j, float *x, const float *norm, const float *cs, float *scratch)
+{
+    const struct backend_shape *s = &j->c->shape;
+    if (norm != NULL) {
+        j->c->k->norm(x, norm, s->head_dim, j->eps, scratch);
+        memcpy(x, scratch, (size_t)s->head_dim * sizeof *x);
+    }
+    j->c->k->rotate(x, s->rope_dims, s->rope_neox, cs);
+}
+
+static void rope_rows(void *ctx, int thread, int first, int last)
+{
+    const struct rope_job *j = ctx;
+    struct cpu *c = j->c;
+    const struct backend_shape *s = &c->shape;
+    const struct batch *b = c->batch;
+    int n = s->head_dim;
+    for (int r = first; r < last; r++) {
+        float *q = c->qkv + (size_t)r * (size_t)c->qkv_cols, *k = q + s->n_head * n, *v = k + s->n_kv * n, *scratch = c->scratch[thread];
+        const float *cs = j->cs + (size_t)r * (size_t)s->rope_dims;
+        for (int h = 0; h < s->n_head; h++)
+            rotate_head(j, q + h * n, j->q_norm, cs, scratch);
+        int page = b->pages[b->seq[r]][b->pos[r] / KV_PAGE], t = b->pos[r] % KV_PAGE;
+        uint16_t *half = (uint16_t *)scratch;
+        for (int h = 0; h < s->n_kv; h++) {
+            rotate_head(j, k + h * n, j->k_norm, cs, scratch);
+            uint16_t *kv = kv_of(c, j->layer, page, h);
+            c->k->to_f16(k + h * n, n, half);
+            for (int d = 0; d < n; d++)
+                kv[d * KV_PAGE + t] = half[d];
+            c->k->to_f16(v + h * n, n, kv + n * KV_PAGE + t * c->v_stride);
+        }
+    }
+}
+
+void cpu_rope_store(struct backend *be, int layer, int table, const struct vector *q_norm, const struct vector *k_norm, float eps)
+{
+    struct cpu *c = cpu_of(be);
+    assert(layer >= 0 && layer < c->shape.n_layers);
+    assert(table >= 0 && table < c->n_tables);
+    assert((q_norm == NULL) == (k_norm == NULL));
+    struct rope_job job = {c, layer, c->cs[table], q_norm == NULL ? NULL : q_norm->values, k_norm == NULL ? NULL : k_norm->values, eps};
+    run_rows(c, c->batch->n_rows, c->qkv_cols, rope_rows, &job);
+}
+
+struct attend_step {
+    struct cpu *c;
+    const struct attend_params *p;
+    int needs;
+};
+
+/* Items are (row, kv head), head-minor: neighbours share the sequence. */
+static void attend_items(void *ctx, int thread, int first, int last)
+{
+    const struct attend_step *j = ctx;
+    struct cpu *c = j->c;
+    const struct backend_shape *s = &c->shape;
+    const struct batch *b = c->batch;
+    int group = s->n_head / s->n_kv;
+    for (int i = first; i < last; i++) {
+        int r = i / s->n_kv, h = i % s->n_kv, pos = b->pos[r];
+        size_t head_at = (size_t)h * (size_t)group * (size_t)s->head_dim;
+        struct attend_job job = {
+            .q = c->qkv + (size_t)r * (size_t)c->qkv_cols + head_at,
+            .out = c->o + (size_t)r * (size_t)c->o_cols + head_at,
+            .n_heads = group,
+            .head_dim = s->head_dim,
+            .v_stride = c->v_stride,
+            .first = j->p->window > 0 && pos >= j->p->window ? pos - j->p->window + 1 : 0,
+            .last = pos,
+            .scale = j->p->scale,
+            .pages = b->pages[b->seq[r]],
+            .layer_kv = kv_of(c, j->p->layer, 0, h),
+            .page_elems = c->page_elems,
+        };
+        c->k->attend(&job, c->scratch[thread]);
+    }
+}
+
+static void requantise_rows(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct attend_step *j = ctx;
+    struct cpu *c = j->c;
+    for (int r = first; r < last; r++)
+        if (c->k->quantise(c->o + (size_t)r * (size_t)c->o_cols, &c->oo, r, 0, c->oo.n_blocks, j->needs) != 0)
+            set_fault(c);
+}
+
+void cpu_attend(struct backend *be, const struct attend_params *p, const struct matrix *consumer)
+{
+    struct cpu *c = cpu_of(be);
+    assert(p->layer >= 0 && p->layer < c->shape.n_layers);
+    assert(consumer->n_cols == c->oo.n_cols);
+    struct attend_step job = {c, p, consumer->needs};
+    int n_items = c->batch->n_rows * c->shape.n_kv, grain = n_items / (c->shape.n_threads * 8);
+    pool_run(c->pool, n_items, grain > 0 ? grain : 1, attend_items, &job);
+    run_rows(c, c->batch->n_rows, c->o_cols, requantise_rows, &job);
+}
+
+/* ---- scores, sync, pages ---- */
+
+void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps)
+{
+    struct cpu *c = cpu_of(be);
+    assert(m->n_rows == c->shape.n_vocab);
+    assert(m->n_cols == c->shape.d_model);
+    if (c->batch->n_out == 0)
+        return;
+    struct norm_job norm = {c, w->values, eps, c->batch->out, &c->v, m->needs};
+    run_rows(c, c->batch->n_out, c->shape.d_model, norm_rows, &norm);
+    struct matrix_job job = {.c = c, .m = m, .x = &c->v, .n_rows = c->batch->n_out, .group = SCORES_BLOCK / CPU_STRIPE, .finish = FINISH_SCORES,
+                             .out = c->scores, .ld = c->scores_stride};
+    run_matrix(&job);
+}
+
+static const float *scores_row(void *ctx, int i)
+{
+    const struct cpu *c = ctx;
+    return c->scores + (size_t)i * (size_t)c->scores_stride;
+}
+
+static const float *scores_block_max(void *ctx, int i)
+{
+    const struct cpu *c = ctx;
+    return c->block_max + (size_t)i * (size_t)c->n_score_blocks;
+}
+
+int cpu_sync(struct backend *be, struct scores *scores_out, struct err *err)
+{
+    struct cpu *c = cpu_of(be);
+    if (atomic_load_explicit(&c->fault, memory_order_relaxed))
+        return err_set(err, ERR_DEVICE, "a computed value is not finite; the model file is damaged or does not fit this arithmetic");
+    *scores_out = (struct scores){c->batch->n_out, c->shape.n_vocab, c, scores_row, scores_block_max};
+    return 0;
+}
+
+void cpu_copy_page(struct backend *be, int dst, int src, int n_pos)
+{
+    struct cpu *c = cpu_of(be);
+    assert(n_pos >= 0 && n_pos <= KV_PAGE);
+    size_t k_elems = (size_t)c->shape.head_dim * KV_PAGE;
+    for (int layer = 0; layer < c->shape.n_layers; layer++) {
+        for (int h = 0; h < c->shape.n_kv; h++) {
+            uint16_t *to = kv_of(c, layer, dst, h);
+            const uint16_t *from = kv_of(c, layer, src, h);
+            for (int d = 0; d < c->shape.head_dim; d++)
+                memcpy(to + d * KV_PAGE, from + d * KV_PAGE, (size_t)n_pos * sizeof *to);
+            memcpy(to + k_elems, from + k_elems, (size_t)n_pos * (size_t)c->v_stride * sizeof *to);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+/* kernels_generic.c: the CPU backend in plain C: the executable specification.
+ *
+ * Weights stay in the rows and blocks of the file; every product goes through quant.h, every function through numerics.h. The other tables are
+ * compared with this one bit by bit. It runs wherever C does, slowly. */
+#include "engine/backend/cpu/lanes.h"
+
+static bool always(void)
+{
+    return true;
+}
+
+/* One output for the rows r0 .. r1-1: 8 slots per row. */
+static void gemm_row(int type, const uint8_t *row, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld)
+{
+    float slots[CPU_ITEM_ROWS][QUANT_SLOTS] = {{0}};
+    assert(r1 - r0 <= CPU_ITEM_ROWS);
+    for (int b = 0; b < x->n_blocks; b++) {
+        size_t at = (size_t)operand_place(x->n_blocks, b) * (size_t)x->stride + (size_t)r0;
+        if (quant_is_float(type)) {
+            float w[QUANT_BLOCK];
+            quant_unpack_float(type, row, n_cols, b, w);
+            for (int r = r0; r < r1; r++, at++)
+                slots[r - r0][b % QUANT_SLOTS] = quant_mac_float(w, x->f + at * QUANT_BLOCK, slots[r - r0][b % QUANT_SLOTS]);
+            continue;
+        }
+        struct quant_w w;
+        quant_unpack(type, row, b, &w);
+        for (int r = r0; r < r1; r++, at++) {
+            struct quant_x xq = {.sum = {(int16_t)(x->half[0][at] / -32), (int16_t)(x->half[1][at] / -32)}, .d = x->d[at]};
+            memcpy(xq.q, x->q + at * QUANT_BLOCK, QUANT_BLOCK);
+            slots[r - r0][b % QUANT_SLOTS] = quant_mac(&w, &xq, slots[r - r0][b % QUANT_SLOTS]);
+        }
+    }
+    for (int r = r0; r < r1; r++)
+        out[(size_t)(r - r0) * ld] = quant_fold(slots[r - r0]);
+}
+
+static void generic_gemm(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead)
+{
+    (void)ahead;
+    size_t row_bytes = quant_row_bytes(s->type, n_cols);
+    for (int i = 0; i < CPU_STRIPE; i++) {
+        if (i < s->n)
+            gemm_row(s->type, s->w + (size_t)i * row_bytes, n_cols, x, r0, r1, out + i, ld);
+        else
+            for (int r = r0; r < r1; r++)
+                out[(size_t)(r - r0) * ld + (size_t)i] = 0.0f;
+    }
+}
+
+static int generic_quantise(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
+{
+    return lanes_quantise(x, o, row, first_block, n_blocks, needs);
+}
+
+static void generic_norm(const float *x, const float *w, int n, float eps, float *out)
+{
+    float factor = num_rms_factor(x, n, eps);
+    for (int i = 0; i < n; i++)
+        out[i] = (x[i] * factor) * w[i];
+}
+
+static void generic_activate(enum activation act, const float *gate, const float *up, float *out)
+{
+    for (int i = 0; i < CPU_STRIPE; i++)
+        out[i] = (act == ACT_SILU ? num_silu(gate[i]) : num_gelu_tanh(gate[i])) * up[i];
+}
+
+static void generic_add(float *x, const float *y, int n)
+{
+    lanes_add(x, y, n);
+}
+
+static void generic_rotate(float *x, int rope_dims, bool neox, const float *cs)
+{
+    lanes_rotate(x, rope_dims, neox, cs);
+}
+
+static void generic_to_f16(const float *x, int n, uint16_t *out)
+{
+    lanes_to_f16(x, n, out);
+}
+
+static float generic_max(const float *x, int n)
+{
+    return lanes_max(x, n);
+}
+
+/* One head over one chunk whose visible positions are lo..hi (0..63): its max, sum and values. */
+static void attend_chunk(const struct attend_job *j, const float *q, const struct kv_page *page, int lo, int hi, float *m_out, float *l_out, float *o)
+{
+    float p[KV_PAGE] = {0}, m = -INFINITY;
+    for (int t = lo; t <= hi; t++) {
+        float chain = 0.0f;
+        for (int d = 0; d < j->head_dim; d++)
+            chain = fmaf(num_f32_from_f16(page->k[(size_t)d * KV_PAGE + (size_t)t]), q[d], chain);
+        p[t] = j->scale * chain;
+        m = p[t] > m ? p[t] : m;
+    }
+    for (int d = 0; d < j->head_dim; d++)
+        o[d] = 0.0f;
+    for (int t = lo; t <= hi; t++) {
+        p[t] = num_exp_f32(p[t] - m);
+        for (int d = 0; d < j->head_dim; d++)
+            o[d] = fmaf(num_f32_from_f16(page->v[(size_t)t * (size_t)j->v_stride + (size_t)d]), p[t], o[d]);
+    }
+    *m_out = m;
+    *l_out = num_fold64(p);
+}
+
+static void generic_attend(const struct attend_job *j, float *scratch)
+{
+    for (int h = 0; h < j->n_heads; h++) {
+        float m_run = 0.0f, l_run = 0.0f, *o_run = j->out + (size_t)h * (size_t)j->head_dim;
+        for (int c = j->first / KV_PAGE; c <= j->last / KV_PAGE; c++) {
+            uint16_t *kv = j->layer_kv + (size_t)j->pages[c] * j->page_elems;
+            struct kv_page page = {kv, kv + (size_t)j->head_dim * KV_PAGE};
+            int lo = j->first > c * KV_PAGE ? j->first - c * KV_PAGE : 0;
+            int hi = j->last < c * KV_PAGE + KV_PAGE - 1 ? j->last - c * KV_PAGE : KV_PAGE - 1;
+            float m, l;
+            attend_chunk(j, j->q + (size_t)h * (size_t)j->head_dim, &page, lo, hi, &m, &l, scratch);
+            if (c == j->first / KV_PAGE) {
+                m_run = m;
+                l_run = l;
+                memcpy(o_run, scratch, (size_t)j->head_dim * sizeof *o_run);
+            } else {
+                lanes_attend_merge(m, l, scratch, j->head_dim, &m_run, &l_run, o_run);
+            }
+        }
+        float inverse = 1.0f / l_run;
+        for (int d = 0; d < j->head_dim; d++)
+            o_run[d] *= inverse;
+    }
+}
+
+const struct cpu_kernels cpu_kernels_generic = {
+    .name = "cpu:generic",
+    .supported = always,
+    .tiled = false,
+    .gemm = generic_gemm,
+    .quantise = generic_quantise,
+    .norm = generic_norm,
+    .activate = generic_activate,
+    .add = generic_add,
+    .rotate = generic_rotate,
+    .to_f16 = generic_to_f16,
+    .attend = generic_attend,
+    .max = generic_max,
+};
