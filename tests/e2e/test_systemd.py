@@ -5,8 +5,6 @@ No systemd is needed: the protocol is an inherited descriptor 3 with LISTEN_FDS/
 
 import http.client
 import json
-import os
-import pathlib
 import shutil
 import signal
 import socket
@@ -15,10 +13,7 @@ import threading
 import time
 
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-NEXTD = os.environ.get("NEXTD_BINARY", str(ROOT / "build" / "nextd"))
-TOY = ROOT / "tests" / "fixtures" / "toy.gguf"
+from daemon import NEXTD, ROOT, TOY, clean_environment
 
 
 class Manager:
@@ -34,7 +29,7 @@ class Manager:
         self.listen.listen(64)
         self.port = self.listen.getsockname()[1]
         self.log = open(tmp_path / "log", "w+b")
-        env = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": self.path, "LISTEN_FDS": "1", "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "")}
+        env = clean_environment({"NOTIFY_SOCKET": self.path, "LISTEN_FDS": "1"})
         if watchdog_s:
             env["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
         # LISTEN_PID must name the process that exec turns into nextd, and so must WATCHDOG_PID.
@@ -42,7 +37,7 @@ class Manager:
         move = f"exec 3<&{fd}; " + ("" if fd == 3 else f"exec {fd}<&-; ")
         script = move + 'export LISTEN_PID=$$ WATCHDOG_PID=$$; exec "$0" "$@"'
         self.process = subprocess.Popen(
-            ["bash", "-c", script, NEXTD, "serve", "--model", str(TOY), *args],
+            ["bash", "-c", script, str(NEXTD), "serve", "--model", str(TOY), *args],
             env=env, pass_fds=(fd,), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
