@@ -36,6 +36,7 @@ def start():
         running.append(Daemon(*options, **more))
         return running[-1]
 
+    make.daemons = running
     yield make
     statuses = []
     for d in running:
@@ -64,8 +65,6 @@ def pytest_runtest_makereport(item, call):
         return
     marks = getattr(item, "log_marks", {})
     daemons = [d for d in item.funcargs.values() if isinstance(d, Daemon)]
-    make = item.funcargs.get("start")
-    if make is not None and make.__closure__:
-        daemons += next((c.cell_contents for c in make.__closure__ if isinstance(c.cell_contents, list)), [])
+    daemons += getattr(item.funcargs.get("start"), "daemons", [])
     for d in daemons:
         report.sections.append(("nextd log", d.log()[marks.get(id(d), 0):][-20000:]))
