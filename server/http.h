@@ -64,6 +64,11 @@ void http_quiesce(struct http *h);
 void http_close(struct http *h);
 int http_port(const struct http *h); /* TCP port, or 0 */
 size_t http_n_connections(const struct http *h);
+/* Requests that were received whole and whose answer is not yet on its way in full. */
+size_t http_n_busy(const struct http *h);
+/* True if all that the name stands for, or the socket is bound to, can only be reached from this machine. */
+bool http_address_is_loopback(const char *host);
+bool http_socket_is_loopback(int fd);
 
 /* ---- the request ---- */
 const char *http_method(const struct http_exchange *x);

@@ -59,7 +59,7 @@ struct options_row {
     const char *name;    /* key in the file: "max_seqs" */
     const char *section; /* "engine" */
     const char *fallback;
-    const char *values; /* what may be given: "1 .. 1024", "on|off", "FILE" */
+    char values[64];     /* what may be given: "1 .. 1024", "on|off", "FILE" */
     const char *help;
 };
 
