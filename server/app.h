@@ -32,6 +32,8 @@ struct app_options {
     int keepalive_s;                /* a silent stream gets a comment after so long; 0: never */
     size_t max_body_bytes;          /* over it: 413 */
     int max_choices, max_prompts, max_stops, max_stop_bytes, max_bias;
+    int json_depth;                 /* of a request body */
+    int json_nodes;                 /* values in a request body */
     const char *const *cors_origins; /* NULL-terminated list of origins that browsers may come from; "*": any; NULL: none */
     const struct keys *keys;        /* NULL: no key is needed */
     void (*log)(void *arg, const char *line); /* one line per finished request, without newline; NULL: none */
