@@ -1,0 +1,35 @@
+# nextd in a container: built in one stage, run by nobody in particular in another.
+#
+#   docker build -t nextd .
+#   docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/models:/models:ro" -v "$PWD/keys:/run/secrets/nextd-keys:ro" \
+#       -e NEXTD_API_KEYS=/run/secrets/nextd-keys nextd -m /models/smollm2-135m-instruct-q4_1.gguf
+#
+# Inside a container nextd has to listen on all addresses, and then it asks for API keys. Where the port is published to this machine only, as
+# above, NEXTD_INSECURE=on in place of the keys is a choice; on a network it is none.
+#
+# Debian 13 for its libmicrohttpd (1.0.1), which has a strict mode of its own. The instruction set is chosen at run time: one image for all x86-64.
+# A model in models/ that is a link into a cache is not reachable from inside: mount the directory that holds the file.
+
+FROM debian:trixie-slim AS build
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev \
+    libgnutls28-dev libpcre2-dev libinih-dev libsystemd-dev
+WORKDIR /src
+COPY . .
+RUN make -j"$(nproc)" && make install DESTDIR=/out PREFIX=/usr && strip /out/usr/bin/nextd
+
+FROM debian:trixie-slim
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libmicrohttpd12t64 libuv1t64 libjansson4 libgnutls30t64 libpcre2-8-0 \
+    libinih1 libsystemd0 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin nextd
+COPY --from=build /out/usr/bin/nextd /usr/bin/nextd
+USER nextd
+ENV NEXTD_HOST=0.0.0.0 NEXTD_PORT=8080
+EXPOSE 8080
+# A large model takes its time to load; until then /health says 503.
+HEALTHCHECK --interval=15s --timeout=6s --start-period=10m --retries=3 CMD ["nextd", "health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["nextd", "serve"]
+CMD ["--help"]
