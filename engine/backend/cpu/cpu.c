@@ -62,6 +62,9 @@ static uint8_t *slab_take(struct cpu *c, size_t size, struct err *err)
 /* ---- open and close ---- */
 
 static const struct cpu_kernels *const tables[] = {
+#if defined(__x86_64__)
+    &cpu_kernels_avx512,
+#endif
     &cpu_kernels_generic, /* last: "cpu" takes the first that the machine supports */
 };
 
@@ -83,8 +86,7 @@ static int kernels_choose(const char *device, const struct cpu_kernels **out, st
 
 size_t cpu_scratch_floats(const struct backend_shape *shape)
 {
-    size_t group = (size_t)(shape->n_head / shape->n_kv), head = round_up((size_t)shape->head_dim, 16);
-    size_t attend = group * (KV_PAGE + 2 * head) + 1024, tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
+    size_t attend = CPU_QUERIES * (KV_PAGE + 2 * round_up((size_t)shape->head_dim, 16)), tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
     size_t row = round_up((size_t)shape->d_model, CPU_STRIPE) + CPU_STRIPE;
     size_t need = attend > tiles ? attend : tiles;
     return round_up((need > row ? need : row) + 64, 1024);
@@ -128,6 +130,7 @@ static void carve_all(struct cpu *c, struct carver *w)
     c->t = carve(w, rows * (size_t)c->t_cols, sizeof(float));
     c->scores = carve(w, out * (size_t)c->scores_stride, sizeof(float));
     c->block_max = carve(w, out * (size_t)c->n_score_blocks, sizeof(float));
+    c->groups = carve(w, rows + 1, sizeof *c->groups);
     carve_operand(w, &c->a, s->d_model, s->max_rows);
     carve_operand(w, &c->oo, s->n_head * s->head_dim, s->max_rows);
     carve_operand(w, &c->h, s->d_ff, s->max_rows);

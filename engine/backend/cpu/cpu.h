@@ -14,6 +14,7 @@
 
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
 #define CPU_ITEM_ROWS 48  /* rows of a step that one work item takes: 8 register tiles of 6 */
+#define CPU_QUERIES 6     /* query heads, of one or more rows, that share one pass over a KV page */
 
 /* An operand: n_rows rows of activations cut into blocks of 32. Blocks lie in slot-major order (all of slot 0, then slot 1, ...; operand_place), so
  * that a kernel that walks slot after slot reads memory forward; within a block the rows follow each other. Index of block b of row r:
@@ -66,23 +67,30 @@ struct vector {
     float values[];
 };
 
-/* The KV pages of one (layer, page, kv head): K transposed, so that a thread or lane owns a key; V plain, so that it owns a dimension. */
+/* The KV page of one (layer, page, kv head): K transposed, so that a thread or lane owns a key; V plain, so that it owns a dimension. */
 struct kv_page {
     uint16_t *k; /* [head_dim][KV_PAGE] f16 */
     uint16_t *v; /* [KV_PAGE][v_stride] f16 */
 };
 
-/* The attention of one row's heads that share a kv head. See lanes.h for the formula. */
+/* The attention of n_rows consecutive positions of a sequence, the n_heads query heads that share a kv head. See lanes.h for the formula. */
 struct attend_job {
-    const float *q;              /* [n_heads][head_dim], rotated */
-    float *out;                  /* [n_heads][head_dim] */
-    int n_heads, head_dim, v_stride;
-    int first, last;             /* visible positions, inclusive */
+    const float *q;              /* row i, head h: q + i * q_stride + h * head_dim; rotated */
+    float *out;                  /* row i, head h: out + i * out_stride + h * head_dim */
+    size_t q_stride, out_stride;
+    int n_rows, n_heads, head_dim, v_stride;
+    int pos, window;             /* row i sits at pos + i and sees the last `window` positions up to its own; 0: all */
     float scale;
     const int32_t *pages;        /* of the sequence */
     uint16_t *layer_kv;          /* page p, this kv head: layer_kv + p * page_elems */
     size_t page_elems;           /* distance of two pages */
 };
+
+/* First position that row i of a job sees. */
+static inline int attend_first(const struct attend_job *j, int i)
+{
+    return j->window > 0 && j->pos + i >= j->window ? j->pos + i - j->window + 1 : 0;
+}
 
 struct cpu_kernels {
     const char *name;
@@ -139,6 +147,8 @@ struct cpu {
     int v_stride;
 
     const struct batch *batch; /* of the step */
+    int32_t *groups;           /* [n_groups + 1] rows whose attention is computed together: consecutive positions of a sequence */
+    int n_groups;
     const float *const *cs;
     int n_tables;
     atomic_bool fault; /* a value was not finite; sticky */

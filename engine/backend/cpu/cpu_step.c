@@ -46,6 +46,20 @@ static void operand_rows(struct operand *o, int n_rows)
 
 /* ---- begin, embed, norm ---- */
 
+/* Cuts the rows into groups of consecutive positions, so that CPU_QUERIES query heads share a pass over the pages. */
+static void group_rows(struct cpu *c)
+{
+    const struct batch *b = c->batch;
+    int most = CPU_QUERIES / (c->shape.n_head / c->shape.n_kv), n = 0;
+    for (int r = 0; r < b->n_rows; r++) {
+        bool joins = n > 0 && r - c->groups[n - 1] < most && b->seq[r] == b->seq[r - 1] && b->pos[r] == b->pos[r - 1] + 1;
+        if (!joins)
+            c->groups[n++] = r;
+    }
+    c->groups[n] = b->n_rows;
+    c->n_groups = n;
+}
+
 void cpu_begin(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables)
 {
     struct cpu *c = cpu_of(be);
@@ -55,6 +69,7 @@ void cpu_begin(struct backend *be, const struct batch *batch, const float *const
     c->batch = batch;
     c->cs = cs;
     c->n_tables = n_tables;
+    group_rows(c);
     operand_rows(&c->a, batch->n_rows);
     operand_rows(&c->oo, batch->n_rows);
     operand_rows(&c->h, batch->n_rows);
@@ -367,25 +382,27 @@ struct attend_step {
     int needs;
 };
 
-/* Items are (row, kv head), head-minor: neighbours share the sequence. */
+/* Items are (group of rows, kv head), head-minor: neighbours share the sequence. */
 static void attend_items(void *ctx, int thread, int first, int last)
 {
     const struct attend_step *j = ctx;
     struct cpu *c = j->c;
     const struct backend_shape *s = &c->shape;
     const struct batch *b = c->batch;
-    int group = s->n_head / s->n_kv;
     for (int i = first; i < last; i++) {
-        int r = i / s->n_kv, h = i % s->n_kv, pos = b->pos[r];
-        size_t head_at = (size_t)h * (size_t)group * (size_t)s->head_dim;
+        int r = c->groups[i / s->n_kv], h = i % s->n_kv;
+        size_t head_at = (size_t)h * (size_t)(s->n_head / s->n_kv) * (size_t)s->head_dim;
         struct attend_job job = {
             .q = c->qkv + (size_t)r * (size_t)c->qkv_cols + head_at,
             .out = c->o + (size_t)r * (size_t)c->o_cols + head_at,
-            .n_heads = group,
+            .q_stride = (size_t)c->qkv_cols,
+            .out_stride = (size_t)c->o_cols,
+            .n_rows = c->groups[i / s->n_kv + 1] - r,
+            .n_heads = s->n_head / s->n_kv,
             .head_dim = s->head_dim,
             .v_stride = c->v_stride,
-            .first = j->p->window > 0 && pos >= j->p->window ? pos - j->p->window + 1 : 0,
-            .last = pos,
+            .pos = b->pos[r],
+            .window = j->p->window,
             .scale = j->p->scale,
             .pages = b->pages[b->seq[r]],
             .layer_kv = kv_of(c, j->p->layer, 0, h),
@@ -411,7 +428,7 @@ void cpu_attend(struct backend *be, const struct attend_params *p, const struct 
     assert(p->layer >= 0 && p->layer < c->shape.n_layers);
     assert(consumer->n_cols == c->oo.n_cols);
     struct attend_step job = {c, p, consumer->needs};
-    int n_items = c->batch->n_rows * c->shape.n_kv, grain = n_items / (c->shape.n_threads * 8);
+    int n_items = c->n_groups * c->shape.n_kv, grain = n_items / (c->shape.n_threads * 8);
     pool_run(c->pool, n_items, grain > 0 ? grain : 1, attend_items, &job);
     run_rows(c, c->batch->n_rows, c->o_cols, requantise_rows, &job);
 }

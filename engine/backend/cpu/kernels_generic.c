@@ -108,29 +108,38 @@ static void attend_chunk(const struct attend_job *j, const float *q, const struc
     *l_out = num_fold64(p);
 }
 
+/* One head of row i. */
+static void attend_query(const struct attend_job *j, int i, const float *q, float *scratch, float *out)
+{
+    int first = attend_first(j, i), last = j->pos + i;
+    float m_run = 0.0f, l_run = 0.0f;
+    for (int c = first / KV_PAGE; c <= last / KV_PAGE; c++) {
+        uint16_t *kv = j->layer_kv + (size_t)j->pages[c] * j->page_elems;
+        struct kv_page page = {kv, kv + (size_t)j->head_dim * KV_PAGE};
+        int lo = first > c * KV_PAGE ? first - c * KV_PAGE : 0;
+        int hi = last < c * KV_PAGE + KV_PAGE - 1 ? last - c * KV_PAGE : KV_PAGE - 1;
+        float m, l;
+        attend_chunk(j, q, &page, lo, hi, &m, &l, scratch);
+        if (c == first / KV_PAGE) {
+            m_run = m;
+            l_run = l;
+            memcpy(out, scratch, (size_t)j->head_dim * sizeof *out);
+        } else {
+            lanes_attend_merge(m, l, scratch, j->head_dim, &m_run, &l_run, out);
+        }
+    }
+    float inverse = 1.0f / l_run;
+    for (int d = 0; d < j->head_dim; d++)
+        out[d] *= inverse;
+}
+
 static void generic_attend(const struct attend_job *j, float *scratch)
 {
-    for (int h = 0; h < j->n_heads; h++) {
-        float m_run = 0.0f, l_run = 0.0f, *o_run = j->out + (size_t)h * (size_t)j->head_dim;
-        for (int c = j->first / KV_PAGE; c <= j->last / KV_PAGE; c++) {
-            uint16_t *kv = j->layer_kv + (size_t)j->pages[c] * j->page_elems;
-            struct kv_page page = {kv, kv + (size_t)j->head_dim * KV_PAGE};
-            int lo = j->first > c * KV_PAGE ? j->first - c * KV_PAGE : 0;
-            int hi = j->last < c * KV_PAGE + KV_PAGE - 1 ? j->last - c * KV_PAGE : KV_PAGE - 1;
-            float m, l;
-            attend_chunk(j, j->q + (size_t)h * (size_t)j->head_dim, &page, lo, hi, &m, &l, scratch);
-            if (c == j->first / KV_PAGE) {
-                m_run = m;
-                l_run = l;
-                memcpy(o_run, scratch, (size_t)j->head_dim * sizeof *o_run);
-            } else {
-                lanes_attend_merge(m, l, scratch, j->head_dim, &m_run, &l_run, o_run);
-            }
+    for (int i = 0; i < j->n_rows; i++)
+        for (int h = 0; h < j->n_heads; h++) {
+            size_t at = (size_t)h * (size_t)j->head_dim;
+            attend_query(j, i, j->q + (size_t)i * j->q_stride + at, scratch, j->out + (size_t)i * j->out_stride + at);
         }
-        float inverse = 1.0f / l_run;
-        for (int d = 0; d < j->head_dim; d++)
-            o_run[d] *= inverse;
-    }
 }
 
 const struct cpu_kernels cpu_kernels_generic = {

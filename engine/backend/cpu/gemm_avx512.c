@@ -1,0 +1,310 @@
+/* gemm_avx512.c: stripes of 32 outputs times up to 6 rows at once, AVX-512 with VNNI.
+ *
+ * For output n of lane l and row m:  out[m][n] = dot(w[n], x[m]) in the order of quant.h.
+ *
+ * A lane is an output, so no sum ever crosses lanes and the order of operations per output is that of the scalar text: per block an exact integer sum
+ * (vpdpbusd: 4 products u8 x s8 added to i32, never saturating here), one fma with d * d', one fma per minimum. Unsigned weights are w + offset; the
+ * accumulator starts at -offset * sum(q'), which the operand carries, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float accumulators in
+ * registers (MR = 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums
+ * of finished slots wait in first-level cache as the partial results of a binary counter, 3 at most.
+ *
+ * Types with a scale per 16 values need the two halves' sums apart: (float)isum = s0 * S0 + s1 * S1 is exact in f32 (below 2^24), one more register set,
+ * so MR = 4 there.
+ *
+ * `tile` is one function, inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or the
+ * accumulators would live on the stack. Measured on the prototype: unpacking to a byte tile first, 8 unrolled slot passes and asm were slower. */
+#include <immintrin.h>
+
+#include "engine/backend/cpu/gemm.h"
+#include "engine/backend/cpu/pack.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define MR_MAX 6
+#define AHEAD_BYTES 4096 /* how far a single-tile pass asks ahead of its loads */
+
+struct pass {
+    const uint8_t *stripe;
+    int n_cols;
+    const struct operand *x;
+    int row; /* first row of the operand */
+    float *out;
+    size_t ld;
+    const uint8_t *ahead; /* lines to ask for, `ahead_lines` a block */
+    int ahead_lines;
+};
+
+ALWAYS_INLINE __m512i broadcast4(const int8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+ALWAYS_INLINE __m512 f16x16(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+ALWAYS_INLINE __m512 u8x16(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+ALWAYS_INLINE __m512 i8x16(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+/* 64 unsigned weights: those of line (v, g), half h, of a tile whose nibbles are loaded. */
+ALWAYS_INLINE __m512i weights(const int bits, const uint8_t *tile, __m512i nibbles, const int v, const int g, const int h)
+{
+    const __m512i low4 = _mm512_set1_epi8(15);
+    __m512i w = _mm512_and_si512(h == 0 ? nibbles : _mm512_srli_epi16(nibbles, 4), low4);
+    if (bits == 5) {
+        uint64_t mask;
+        memcpy(&mask, tile + 512 + ((v * 2 + g) * 2 + h) * 8, sizeof mask);
+        w = _mm512_mask_add_epi8(w, mask, w, _mm512_set1_epi8(16));
+    }
+    if (bits == 6) {
+        __m512i pairs = _mm512_loadu_si512(tile + 512 + (h * 2 + g) * 64);
+        pairs = v == 0 ? _mm512_slli_epi16(pairs, 4) : v == 1 ? _mm512_slli_epi16(pairs, 2) : v == 2 ? pairs : _mm512_srli_epi16(pairs, 2);
+        w = _mm512_or_si512(w, _mm512_and_si512(pairs, _mm512_set1_epi8(0x30)));
+    }
+    return w;
+}
+
+/* Adds to sums[m][g] half h of the block: all of it is h = 0, then h = 1. `q` is the first row's 32 bytes. */
+ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, const int8_t *q, const int h, __m512i sums[MR_MAX][2])
+{
+    UNROLL for (int v = 0; v < 4; v++) {
+        __m512i w[2];
+        UNROLL for (int g = 0; g < 2; g++) {
+            if (bits == 8)
+                w[g] = _mm512_loadu_si512(tile + ((4 * h + v) * 2 + g) * 64);
+            else
+                w[g] = weights(bits, tile, _mm512_loadu_si512(tile + (v * 2 + g) * 64), v, g, h);
+        }
+        UNROLL for (int m = 0; m < mr; m++) {
+            __m512i a = broadcast4(q + m * QUANT_BLOCK + 16 * h + 4 * v);
+            sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], w[0], a);
+            sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], w[1], a);
+        }
+    }
+}
+
+/* Both halves, each nibble line loaded once. */
+ALWAYS_INLINE void whole_sums(const int bits, const int mr, const uint8_t *tile, const int8_t *q, __m512i sums[MR_MAX][2])
+{
+    if (bits == 8) {
+        half_sums(8, mr, tile, q, 0, sums);
+        half_sums(8, mr, tile, q, 1, sums);
+        return;
+    }
+    UNROLL for (int v = 0; v < 4; v++) {
+        __m512i lines[2] = {_mm512_loadu_si512(tile + v * 128), _mm512_loadu_si512(tile + v * 128 + 64)};
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m512i w0 = weights(bits, tile, lines[0], v, 0, h), w1 = weights(bits, tile, lines[1], v, 1, h);
+            UNROLL for (int m = 0; m < mr; m++) {
+                __m512i a = broadcast4(q + m * QUANT_BLOCK + 16 * h + 4 * v);
+                sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], w0, a);
+                sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], w1, a);
+            }
+        }
+    }
+}
+
+/* What the accumulators of a block start with: -offset * sum(q'), from bias = -128 * sum(q'). */
+ALWAYS_INLINE __m512i start_value(const int offset, int32_t bias)
+{
+    if (offset == 0)
+        return _mm512_setzero_si512();
+    return _mm512_set1_epi32(offset == 128 ? bias : offset == 16 ? bias >> 3 : bias >> 4);
+}
+
+/* One block of a type with one scale per 32 values. `header` is the superblock's d (and dmin min_at bytes later) for K types. */
+ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header, size_t min_at,
+                               const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+{
+    __m512i sums[MR_MAX][2];
+    UNROLL for (int m = 0; m < mr; m++)
+        sums[m][0] = sums[m][1] = start_value(offset, x->bias[at + (size_t)m]);
+    whole_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, sums);
+    const uint8_t *scales = tile + bits * 128;
+    UNROLL for (int g = 0; g < 2; g++) {
+        __m512 d = scale == PACK_K_MIN ? f16x16(header + 32 * g) : f16x16(scales + 32 * g), sub, min;
+        if (scale == PACK_K_MIN) {
+            sub = u8x16(scales + 16 * g);
+            min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g));
+        } else if (scale == PACK_F16_MIN) {
+            min = f16x16(scales + 64 + 32 * g);
+        }
+        UNROLL for (int m = 0; m < mr; m++) {
+            __m512 isum = _mm512_cvtepi32_ps(sums[m][g]);
+            if (scale == PACK_K_MIN)
+                isum = _mm512_mul_ps(isum, sub);
+            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum, acc[m][g]);
+            if (scale == PACK_K_MIN)
+                acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
+            if (scale == PACK_F16_MIN)
+                acc[m][g] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
+        }
+    }
+}
+
+/* One block of a type with a scale per 16 values. */
+ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, const uint8_t *tile, const uint8_t *header, size_t min_at,
+                                const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+{
+    const uint8_t *scales = tile + bits * 128;
+    __m512 isum[MR_MAX][2];
+    UNROLL for (int h = 0; h < 2; h++) {
+        __m512i sums[MR_MAX][2];
+        UNROLL for (int m = 0; m < mr; m++)
+            sums[m][0] = sums[m][1] = scale == PACK_K_HALVES ? _mm512_set1_epi32(x->half[h][at + (size_t)m]) : _mm512_setzero_si512();
+        half_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, h, sums);
+        UNROLL for (int g = 0; g < 2; g++) {
+            const uint8_t *p = scales + 32 * h + 16 * g;
+            __m512 sub = scale == PACK_K_HALVES ? i8x16(p) : u8x16(p);
+            UNROLL for (int m = 0; m < mr; m++) {
+                __m512 s = _mm512_cvtepi32_ps(sums[m][g]);
+                isum[m][g] = h == 0 ? _mm512_mul_ps(s, sub) : _mm512_fmadd_ps(s, sub, isum[m][g]);
+            }
+        }
+    }
+    UNROLL for (int g = 0; g < 2; g++) {
+        __m512 d = f16x16(header + 32 * g);
+        UNROLL for (int m = 0; m < mr; m++)
+            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum[m][g], acc[m][g]);
+        if (scale != PACK_K_HALVES_MIN)
+            continue;
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m512 min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 64 + 32 * h + 16 * g));
+            UNROLL for (int m = 0; m < mr; m++) { /* half = -32 sum(q'): the division is exact */
+                float s = x->d[at + (size_t)m] * ((float)x->half[h][at + (size_t)m] * -0x1p-5f);
+                acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(s), acc[m][g]);
+            }
+        }
+    }
+}
+
+/* One block of float weights: one fma per value, ascending. */
+ALWAYS_INLINE void block_float(const int type, const int mr, const uint8_t *tile, const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+{
+    for (int k = 0; k < QUANT_BLOCK; k++) {
+        __m512 w[2];
+        UNROLL for (int g = 0; g < 2; g++) {
+            const uint8_t *p = tile + (size_t)(k * CPU_STRIPE + 16 * g) * (type == TENSOR_F32 ? 4 : 2);
+            if (type == TENSOR_F32)
+                w[g] = _mm512_loadu_ps(p);
+            else if (type == TENSOR_F16)
+                w[g] = f16x16(p);
+            else
+                w[g] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+        }
+        UNROLL for (int m = 0; m < mr; m++) {
+            __m512 a = _mm512_set1_ps(x->f[(at + (size_t)m) * QUANT_BLOCK + (size_t)k]);
+            acc[m][0] = _mm512_fmadd_ps(w[0], a, acc[m][0]);
+            acc[m][1] = _mm512_fmadd_ps(w[1], a, acc[m][1]);
+        }
+    }
+}
+
+/* Slot j is done: acc joins the partial sums below it, as the carries of a binary counter: ((0+1)+(2+3)) + ((4+5)+(6+7)). */
+ALWAYS_INLINE void fold(const int mr, int j, float part[3][MR_MAX * 32], __m512 acc[MR_MAX][2])
+{
+    int level = 0;
+    for (; j & 1; j >>= 1, level++)
+        UNROLL for (int m = 0; m < mr; m++)
+            UNROLL for (int g = 0; g < 2; g++)
+                acc[m][g] = _mm512_add_ps(_mm512_load_ps(part[level] + 32 * m + 16 * g), acc[m][g]);
+    if (level < 3)
+        UNROLL for (int m = 0; m < mr; m++)
+            UNROLL for (int g = 0; g < 2; g++)
+                _mm512_store_ps(part[level] + 32 * m + 16 * g, acc[m][g]);
+}
+
+/* mr rows x 32 outputs. */
+ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr, const struct pass *p)
+{
+    _Alignas(64) float part[3][MR_MAX * 32];
+    __m512 acc[MR_MAX][2];
+    const struct operand *x = p->x;
+    const bool k_type = scale != PACK_F16 && scale != PACK_F16_MIN && scale != PACK_FLOAT;
+    size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
+    const uint8_t *tile = p->stripe + (k_type ? min_at * (scale == PACK_K_HALVES ? 1 : 2) : 0), *ahead = p->ahead;
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int g = 0; g < 2; g++)
+            _mm_prefetch((const char *)(p->out + (size_t)m * p->ld + 16 * g), _MM_HINT_T0);
+    for (int j = 0; j < QUANT_SLOTS; j++) {
+        UNROLL for (int m = 0; m < mr; m++)
+            acc[m][0] = acc[m][1] = _mm512_setzero_ps();
+        int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j);
+        const uint8_t *header = p->stripe;
+        for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64) {
+            for (int line = 0; line < p->ahead_lines; line++, ahead += 64)
+                _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+            if (scale == PACK_FLOAT)
+                block_float(type, mr, tile, x, at, acc);
+            else if (scale == PACK_K_HALVES || scale == PACK_K_HALVES_MIN)
+                block_halves(bits, scale, mr, tile, header, min_at, x, at, acc);
+            else
+                block_whole(bits, offset, scale, mr, tile, header, min_at, x, at, acc);
+        }
+        fold(mr, j, part, acc);
+    }
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int g = 0; g < 2; g++)
+            _mm512_storeu_ps(p->out + (size_t)m * p->ld + 16 * g, acc[m][g]);
+}
+
+/* All rows, in tiles as even as can be; lines of what comes next are asked for evenly over the tiles. */
+ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr_max, struct pass *p,
+                            int n_rows, const uint8_t *ahead)
+{
+    const int lines = (tile_bytes + 63) / 64;
+    int n_tiles = (n_rows + mr_max - 1) / mr_max, per_tile = (lines + n_tiles - 1) / n_tiles, left = lines;
+    for (int i = 0; i < n_tiles; i++) {
+        int mr = (n_rows + n_tiles - 1 - i) / n_tiles;
+        if (n_tiles == 1) {
+            p->ahead = p->stripe + AHEAD_BYTES;
+            p->ahead_lines = lines;
+        } else {
+            p->ahead_lines = ahead == NULL ? 0 : left < per_tile ? left : per_tile;
+            p->ahead = ahead + (size_t)(lines - left) * (size_t)p->x->n_blocks * 64;
+            left -= p->ahead_lines;
+        }
+        switch (mr) {
+        case 1: tile_pass(type, bits, offset, scale, tile_bytes, 1, p); break;
+        case 2: tile_pass(type, bits, offset, scale, tile_bytes, 2, p); break;
+        case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, p); break;
+        case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, p); break;
+        case 5: if (mr_max > 4) tile_pass(type, bits, offset, scale, tile_bytes, 5, p); break;
+        case 6: if (mr_max > 4) tile_pass(type, bits, offset, scale, tile_bytes, 6, p); break;
+        }
+        p->row += mr;
+        p->out += (size_t)mr * p->ld;
+    }
+}
+
+void gemm_avx512(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead)
+{
+    struct pass p = {s->w, n_cols, x, r0, out, ld, NULL, 0};
+    int n = r1 - r0;
+    switch (s->type) {
+    case TENSOR_F32: all_rows(TENSOR_F32, 32, 0, PACK_FLOAT, 4096, 6, &p, n, ahead); break;
+    case TENSOR_F16: all_rows(TENSOR_F16, 16, 0, PACK_FLOAT, 2048, 6, &p, n, ahead); break;
+    case TENSOR_BF16: all_rows(TENSOR_BF16, 16, 0, PACK_FLOAT, 2048, 6, &p, n, ahead); break;
+    case TENSOR_Q4_0: all_rows(TENSOR_Q4_0, 4, 8, PACK_F16, 576, 6, &p, n, ahead); break;
+    case TENSOR_Q4_1: all_rows(TENSOR_Q4_1, 4, 0, PACK_F16_MIN, 640, 6, &p, n, ahead); break;
+    case TENSOR_Q5_0: all_rows(TENSOR_Q5_0, 5, 16, PACK_F16, 704, 6, &p, n, ahead); break;
+    case TENSOR_Q5_1: all_rows(TENSOR_Q5_1, 5, 0, PACK_F16_MIN, 768, 6, &p, n, ahead); break;
+    case TENSOR_Q8_0: all_rows(TENSOR_Q8_0, 8, 128, PACK_F16, 1088, 6, &p, n, ahead); break;
+    case TENSOR_Q2_K: all_rows(TENSOR_Q2_K, 4, 0, PACK_K_HALVES_MIN, 640, 4, &p, n, ahead); break;
+    case TENSOR_Q3_K: all_rows(TENSOR_Q3_K, 6, 32, PACK_K_HALVES, 832, 4, &p, n, ahead); break;
+    case TENSOR_Q4_K: all_rows(TENSOR_Q4_K, 4, 0, PACK_K_MIN, 576, 6, &p, n, ahead); break;
+    case TENSOR_Q5_K: all_rows(TENSOR_Q5_K, 5, 0, PACK_K_MIN, 704, 6, &p, n, ahead); break;
+    case TENSOR_Q6_K: all_rows(TENSOR_Q6_K, 6, 32, PACK_K_HALVES, 832, 4, &p, n, ahead); break;
+    default: assert(!"a stripe has one of the 13 types");
+    }
+}

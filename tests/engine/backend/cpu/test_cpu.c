@@ -1,0 +1,522 @@
+/* test_cpu.c: the CPU backend gives the same bits on every instruction set, for every batch, chunking and thread count.
+ *
+ * A small random transformer of two layers runs over a few sequences through the table of operations, as model/forward.c would. For each (sequence, position) a
+ * record keeps what every operation left in the row: q, k, v before and after rotation, the attention's output, the residual stream, the scores and
+ * their block maxima. The specification is "cpu:generic" on one thread with each sequence whole and alone; all other runs must equal its records byte for byte. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/backend/cpu/cpu.h"
+
+#define N_SEQS 3
+#define N_POS 75 /* more than a page */
+#define N_LAYERS 2
+#define MAX_ROWS 240
+#define MAX_OUT 64
+#define N_PAGES 16
+
+/* ---- random models ---- */
+
+static uint32_t rng_state;
+
+static uint32_t rng(void)
+{
+    rng_state = rng_state * 1664525u + 1013904223u;
+    return rng_state >> 8;
+}
+
+static float rng_float(float scale)
+{
+    return ((float)(rng() & 0xffff) / 32768.0f - 1.0f) * scale;
+}
+
+struct spec {
+    const char *name;
+    int d_model, d_ff, n_head, n_kv, head_dim, n_vocab, rope_dims;
+    bool neox, qk_norm, post, bias;
+    int window;
+    enum activation act;
+    enum tensor_type q, k, v, o, gate, up, down, vocab;
+};
+
+static void put_f16(uint8_t *p, float v)
+{
+    uint16_t h = num_f16_from_f32(v);
+    memcpy(p, &h, sizeof h);
+}
+
+/* Rows of random bits whose f16 scales are sane. Integers and sub-scales take every value, the extremes too. */
+static struct tensor random_tensor(enum tensor_type type, int n_rows, int n_cols)
+{
+    static const struct {
+        int type, scale_at, min_at;
+    } f16s[] = {{TENSOR_Q4_0, 0, -1},  {TENSOR_Q4_1, 0, 2},   {TENSOR_Q5_0, 0, -1}, {TENSOR_Q5_1, 0, 2},    {TENSOR_Q8_0, 0, -1},
+                {TENSOR_Q2_K, 80, 82}, {TENSOR_Q3_K, 108, -1}, {TENSOR_Q4_K, 0, 2},  {TENSOR_Q5_K, 0, 2}, {TENSOR_Q6_K, 208, -1}};
+    int n_values, n_bytes;
+    quant_unit(type, &n_values, &n_bytes);
+    size_t n_units = (size_t)n_rows * (size_t)(n_cols / n_values);
+    assert_true(quant_row_bytes(type, n_cols) > 0);
+    uint8_t *data = malloc(n_units * (size_t)n_bytes);
+    for (size_t i = 0; i < n_units; i++) {
+        uint8_t *p = data + i * (size_t)n_bytes;
+        float value = rng_float(0.2f);
+        if (type == TENSOR_F32)
+            memcpy(p, &value, 4);
+        else if (type == TENSOR_F16)
+            put_f16(p, value);
+        else if (type == TENSOR_BF16)
+            memcpy(p, (uint8_t *)&value + 2, 2);
+        if (quant_is_float(type))
+            continue;
+        uint32_t extreme = rng() % 16;
+        for (int b = 0; b < n_bytes; b++)
+            p[b] = extreme == 0 ? 0xff : extreme == 1 ? 0x80 : extreme == 2 ? 0 : (uint8_t)rng();
+        float unit = type == TENSOR_Q8_0 ? 0.001f : n_values == 256 ? 0.0004f : 0.01f;
+        for (size_t f = 0; f < sizeof f16s / sizeof *f16s; f++) {
+            if (f16s[f].type != (int)type)
+                continue;
+            put_f16(p + f16s[f].scale_at, rng_float(unit));
+            if (f16s[f].min_at >= 0)
+                put_f16(p + f16s[f].min_at, rng_float(unit * 4));
+        }
+    }
+    return (struct tensor){type, n_rows, n_cols, data};
+}
+
+struct model {
+    struct matrix *qkv, *o, *pair, *down;
+    struct vector *norm, *ffn_norm, *bias, *q_norm, *k_norm, *post;
+};
+
+struct rig {
+    struct spec spec;
+    struct backend *be;
+    struct model layers[N_LAYERS];
+    struct matrix *vocab;
+    struct vector *out_norm;
+};
+
+static struct vector *random_vector(struct backend *be, int n, float middle, float scale)
+{
+    struct err err;
+    struct vector *v = NULL;
+    float *values = malloc((size_t)n * sizeof *values);
+    for (int i = 0; i < n; i++)
+        values[i] = middle + rng_float(scale);
+    assert_int_equal(be->ops->vector(be, values, n, &v, &err), 0);
+    free(values);
+    return v;
+}
+
+static struct matrix *random_matrix(struct backend *be, enum tensor_type type, int n_rows, int n_cols)
+{
+    struct err err;
+    struct matrix *m = NULL;
+    struct tensor t = random_tensor(type, n_rows, n_cols);
+    assert_int_equal(be->ops->matrix_stack(be, &t, 1, &m, &err), 0);
+    free((void *)t.data);
+    return m;
+}
+
+/* The same weights for the same spec whatever the device. */
+static void rig_open(struct rig *rig, const struct spec *s, const char *device, int n_threads)
+{
+    struct err err;
+    struct backend_shape shape = {N_LAYERS, s->d_model, s->d_ff,    s->n_head, s->n_kv, s->head_dim, s->n_vocab, s->rope_dims,
+                                  s->neox,  MAX_ROWS,   MAX_OUT,    N_PAGES,   n_threads, device};
+    rig->spec = *s;
+    rig->be = NULL;
+    if (backend_cpu.open(&shape, &rig->be, &err) != 0)
+        fail_msg("%s", err.msg);
+    struct cpu *c = (struct cpu *)rig->be;
+    memset(c->kv, 0xff, c->kv_size); /* NaN: nothing may depend on what a page held before */
+    rng_state = 12345;
+    int qk = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
+    for (int l = 0; l < N_LAYERS; l++) {
+        struct model *m = &rig->layers[l];
+        struct tensor parts[3] = {random_tensor(s->q, qk, s->d_model), random_tensor(s->k, kv, s->d_model), random_tensor(s->v, kv, s->d_model)};
+        assert_int_equal(backend_cpu.matrix_stack(rig->be, parts, 3, &m->qkv, &err), 0);
+        struct tensor gate = random_tensor(s->gate, s->d_ff, s->d_model), up = random_tensor(s->up, s->d_ff, s->d_model);
+        assert_int_equal(backend_cpu.matrix_pair(rig->be, &gate, &up, &m->pair, &err), 0);
+        for (int i = 0; i < 3; i++)
+            free((void *)parts[i].data);
+        free((void *)gate.data);
+        free((void *)up.data);
+        m->o = random_matrix(rig->be, s->o, s->d_model, qk);
+        m->down = random_matrix(rig->be, s->down, s->d_model, s->d_ff);
+        m->norm = random_vector(rig->be, s->d_model, 1.0f, 0.5f);
+        m->ffn_norm = random_vector(rig->be, s->d_model, 1.0f, 0.5f);
+        m->bias = random_vector(rig->be, qk + 2 * kv, 0.0f, 1.0f);
+        m->q_norm = random_vector(rig->be, s->head_dim, 1.0f, 0.5f);
+        m->k_norm = random_vector(rig->be, s->head_dim, 1.0f, 0.5f);
+        m->post = random_vector(rig->be, s->d_model, 1.0f, 0.5f);
+    }
+    rig->vocab = random_matrix(rig->be, s->vocab, s->n_vocab, s->d_model);
+    rig->out_norm = random_vector(rig->be, s->d_model, 1.0f, 0.5f);
+    assert_int_equal(backend_cpu.seal(rig->be, &err), 0);
+}
+
+/* ---- records ---- */
+
+static int record_floats(const struct spec *s)
+{
+    int qkv = (s->n_head + 2 * s->n_kv) * s->head_dim, o = s->n_head * s->head_dim;
+    return s->d_model + N_LAYERS * (2 * qkv + o + 2 * s->d_model) + s->n_vocab + (s->n_vocab + SCORES_BLOCK - 1) / SCORES_BLOCK;
+}
+
+struct recorder {
+    struct cpu *c;
+    const struct batch *b;
+    float *records; /* [N_SEQS][N_POS][record_floats] */
+    int floats, at;
+};
+
+static void record(struct recorder *r, const float *rows, int stride, int n)
+{
+    for (int i = 0; i < r->b->n_rows; i++) {
+        size_t row = (size_t)(r->b->seq[i] * N_POS + r->b->pos[i]);
+        memcpy(r->records + row * (size_t)r->floats + r->at, rows + (size_t)i * (size_t)stride, (size_t)n * sizeof *rows);
+    }
+    r->at += n;
+}
+
+static const int lengths[N_SEQS] = {N_POS, 40, 3};
+static const int32_t page_tables[N_SEQS][2] = {{3, 9}, {0, 12}, {15, 1}};
+
+static void forward_layers(struct rig *rig, struct recorder *r)
+{
+    const struct backend_ops *ops = rig->be->ops;
+    struct cpu *c = r->c;
+    const struct spec *s = &rig->spec;
+    int qkv = (s->n_head + 2 * s->n_kv) * s->head_dim;
+    for (int l = 0; l < N_LAYERS; l++) {
+        const struct model *m = &rig->layers[l];
+        const struct vector *post = s->post ? m->post : NULL;
+        ops->norm(rig->be, m->norm, 1e-5f, m->qkv);
+        ops->qkv(rig->be, m->qkv, s->bias ? m->bias : NULL);
+        record(r, c->qkv, c->qkv_cols, qkv);
+        ops->rope_store(rig->be, l, l % 2, s->qk_norm ? m->q_norm : NULL, s->qk_norm ? m->k_norm : NULL, 1e-6f);
+        record(r, c->qkv, c->qkv_cols, qkv);
+        struct attend_params p = {l, l == 0 ? s->window : 0, 0.2f};
+        ops->attend(rig->be, &p, m->o);
+        record(r, c->o, c->o_cols, s->n_head * s->head_dim);
+        ops->project_o(rig->be, m->o, NULL, post, 1e-5f);
+        record(r, c->x, s->d_model, s->d_model);
+        ops->norm(rig->be, m->ffn_norm, 1e-5f, m->pair);
+        ops->gate_up(rig->be, m->pair, s->act, m->down);
+        ops->project_h(rig->be, m->down, post, 1e-5f);
+        record(r, c->x, s->d_model, s->d_model);
+    }
+}
+
+/* One step over the given rows. Tokens are a function of (sequence, position). */
+static void forward(struct rig *rig, const int (*rows)[2], int n_rows, const int32_t *const *pages, float *records)
+{
+    static int32_t token[MAX_ROWS], pos[MAX_ROWS], seq[MAX_ROWS], out[MAX_ROWS];
+    const struct spec *s = &rig->spec;
+    float *cs[2];
+    for (int t = 0; t < 2; t++)
+        cs[t] = malloc((size_t)n_rows * (size_t)s->rope_dims * sizeof *cs[t] + 1);
+    for (int i = 0; i < n_rows; i++) {
+        seq[i] = rows[i][0];
+        pos[i] = rows[i][1];
+        token[i] = (seq[i] * 7919 + pos[i] * 104729) % s->n_vocab;
+        for (int t = 0; t < 2; t++)
+            for (int d = 0; d < s->rope_dims / 2; d++) {
+                double sine, cosine;
+                num_sincos((double)pos[i] / (1 + d * (t + 1)), &sine, &cosine);
+                cs[t][i * s->rope_dims + 2 * d] = (float)cosine;
+                cs[t][i * s->rope_dims + 2 * d + 1] = (float)sine;
+            }
+    }
+    for (int first = 0; first == 0 || first < n_rows; first += MAX_OUT) { /* ask for all rows' scores, MAX_OUT at a time */
+        int n_out = n_rows - first < MAX_OUT ? n_rows - first : MAX_OUT;
+        for (int i = 0; i < n_out; i++)
+            out[i] = first + i;
+        struct batch b = {n_rows, token, pos, seq, N_SEQS, pages, n_out, out};
+        struct recorder r = {(struct cpu *)rig->be, &b, records, record_floats(s), 0};
+        struct scores scores;
+        struct err err;
+        rig->be->ops->begin(rig->be, &b, (const float *const *)cs, 2);
+        rig->be->ops->embed(rig->be, rig->vocab, 1.5f);
+        record(&r, r.c->x, s->d_model, s->d_model);
+        forward_layers(rig, &r);
+        rig->be->ops->vocab(rig->be, rig->vocab, rig->out_norm, 1e-5f);
+        if (rig->be->ops->sync(rig->be, &scores, &err) != 0)
+            fail_msg("%s: %s", s->name, err.msg);
+        assert_int_equal(scores.n_out, n_out);
+        for (int i = 0; i < n_out; i++) {
+            float *to = records + (size_t)(seq[first + i] * N_POS + pos[first + i]) * (size_t)r.floats + r.at;
+            memcpy(to, scores.row(scores.ctx, i), (size_t)s->n_vocab * sizeof *to);
+            memcpy(to + s->n_vocab, scores.block_max(scores.ctx, i), (size_t)(r.floats - r.at - s->n_vocab) * sizeof *to);
+        }
+    }
+    free(cs[0]);
+    free(cs[1]);
+}
+
+/* ---- schedules ---- */
+
+enum schedule { WHOLE, ONE_BY_ONE, RAGGED, TOGETHER };
+
+static float *run_schedule(struct rig *rig, enum schedule how)
+{
+    static int rows[MAX_ROWS][2];
+    const int32_t *pages[N_SEQS] = {page_tables[0], page_tables[1], page_tables[2]};
+    float *records = calloc((size_t)N_SEQS * N_POS, (size_t)record_floats(&rig->spec) * sizeof *records);
+    int done[N_SEQS] = {0}, turn = 0;
+    static const int chunk[] = {1, 7, 2, 33, 5, 13, 3, 49};
+    for (;;) {
+        int n = 0;
+        for (int s = 0; s < N_SEQS; s++) {
+            int want = how == TOGETHER ? N_POS : how == RAGGED ? chunk[turn++ % 8] : how == ONE_BY_ONE ? (turn % N_SEQS == s) : n > 0 ? 0 : N_POS;
+            for (; want > 0 && done[s] < lengths[s]; want--, n++) {
+                rows[n][0] = s;
+                rows[n][1] = done[s]++;
+            }
+        }
+        if (how == ONE_BY_ONE)
+            turn++;
+        if (n > 0)
+            forward(rig, (const int (*)[2])rows, n, pages, records);
+        if (done[0] + done[1] + done[2] == lengths[0] + lengths[1] + lengths[2])
+            return records;
+    }
+}
+
+static void assert_records(const struct spec *s, const float *want, const float *got, const char *who)
+{
+    int floats = record_floats(s);
+    for (int row = 0; row < N_SEQS * N_POS; row++) {
+        const float *a = want + (size_t)row * (size_t)floats, *b = got + (size_t)row * (size_t)floats;
+        if (memcmp(a, b, (size_t)floats * sizeof *a) == 0)
+            continue;
+        int i = 0;
+        while (memcmp(&a[i], &b[i], sizeof *a) == 0)
+            i++;
+        fail_msg("%s, %s: sequence %d position %d differs at value %d of %d: %a and %a", s->name, who, row / N_POS, row % N_POS, i, floats,
+                 (double)a[i], (double)b[i]);
+    }
+}
+
+static const char *const devices[] = {"cpu:generic", "cpu:avx2", "cpu:avx512"};
+
+static bool device_runs(const char *device)
+{
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, device};
+    struct backend *be = NULL;
+    struct err err;
+    if (backend_cpu.open(&shape, &be, &err) != 0) {
+        assert_int_equal(err.code, ERR_UNSUPPORTED);
+        return false;
+    }
+    assert_string_equal(be->device, device);
+    be->ops->close(be);
+    return true;
+}
+
+static void compare_all(const struct spec *s)
+{
+    struct rig rig;
+    rig_open(&rig, s, "cpu:generic", 1);
+    float *want = run_schedule(&rig, WHOLE);
+    backend_cpu.close(rig.be);
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+        if (!device_runs(devices[d]))
+            continue;
+        for (int how = d == 0 ? ONE_BY_ONE : WHOLE; how <= TOGETHER; how++) {
+            if (d == 0 && how == ONE_BY_ONE && s->d_model > 200)
+                continue; /* slow, and the small specs show it */
+            char who[64];
+            rig_open(&rig, s, devices[d], 1 + how % 3);
+            float *got = run_schedule(&rig, (enum schedule)how);
+            snprintf(who, sizeof who, "%s, schedule %d", devices[d], how);
+            assert_records(s, want, got, who);
+            free(got);
+            backend_cpu.close(rig.be);
+        }
+    }
+    free(want);
+}
+
+/* ---- tests ---- */
+
+#define ALL(t) .q = (t), .k = (t), .v = (t), .o = (t), .gate = (t), .up = (t), .down = (t), .vocab = (t)
+
+static void test_every_type_gives_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    static const enum tensor_type floats[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16}, simple[] = {TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q8_0},
+                                  super[] = {TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
+    for (int i = 0; i < 3; i++) /* a width that is not a whole number of blocks */
+        compare_all(&(struct spec){"float", 90, 70, 3, 1, 30, 45, 30, false, false, false, false, 0, ACT_SILU, ALL(floats[i])});
+    for (int i = 0; i < 5; i++)
+        compare_all(&(struct spec){"simple", 96, 352, 2, 1, 80, 45, 80, true, false, false, true, 0, ACT_SILU, ALL(simple[i])});
+    for (int i = 0; i < 5; i++)
+        compare_all(&(struct spec){"super", 256, 512, 4, 2, 64, 45, 64, false, false, false, false, 0, ACT_SILU, ALL(super[i])});
+}
+
+static void test_mixed_types_windows_and_norms_give_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    compare_all(&(struct spec){.name = "gemma-like", .d_model = 256, .d_ff = 256, .n_head = 4, .n_kv = 1, .head_dim = 256, .n_vocab = 300,
+                               .rope_dims = 256, .neox = true, .qk_norm = true, .post = true, .window = 20, .act = ACT_GELU_TANH, .q = TENSOR_Q5_0,
+                               .k = TENSOR_Q5_0, .v = TENSOR_Q8_0, .o = TENSOR_Q4_K, .gate = TENSOR_Q5_0, .up = TENSOR_F16, .down = TENSOR_Q6_K,
+                               .vocab = TENSOR_Q8_0});
+    compare_all(&(struct spec){.name = "qwen-like", .d_model = 224, .d_ff = 256, .n_head = 14, .n_kv = 2, .head_dim = 16, .n_vocab = 513,
+                               .rope_dims = 8, .neox = true, .bias = true, .window = 65, .act = ACT_SILU, .q = TENSOR_Q5_0, .k = TENSOR_Q8_0, .v = TENSOR_F32,
+                               .o = TENSOR_Q5_1, .gate = TENSOR_F32, .up = TENSOR_Q4_0, .down = TENSOR_Q4_K, .vocab = TENSOR_Q4_1});
+    compare_all(&(struct spec){.name = "wide heads", .d_model = 96, .d_ff = 64, .n_head = 6, .n_kv = 6, .head_dim = 96, .n_vocab = 33, .rope_dims = 96,
+                               .window = 1, .act = ACT_SILU, ALL(TENSOR_Q8_0)});
+}
+
+static void test_a_product_is_the_canonical_dot(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+        if (!device_runs(devices[d]))
+            continue;
+        struct backend_shape shape = {1, 64, 64, 2, 1, 32, 64, 32, false, 1, 1, 1, 1, devices[d]};
+        struct backend *be;
+        struct err err;
+        assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+        struct cpu *c = (struct cpu *)be;
+        struct tensor t = random_tensor(TENSOR_Q5_1, 128, 64);
+        struct matrix *m;
+        assert_int_equal(backend_cpu.matrix_stack(be, &t, 1, &m, &err), 0);
+        float x[64], normed[64], ones[64];
+        for (int i = 0; i < 64; i++) {
+            x[i] = rng_float(3.0f);
+            ones[i] = 1.0f;
+        }
+        struct vector *w;
+        assert_int_equal(backend_cpu.vector(be, ones, 64, &w, &err), 0);
+        int32_t zero = 0;
+        const int32_t *pages[1] = {page_tables[0]};
+        struct batch b = {1, &zero, &zero, &zero, 1, pages, 0, &zero};
+        backend_cpu.begin(be, &b, NULL, 0);
+        memcpy(c->x, x, sizeof x);
+        backend_cpu.norm(be, w, 1e-5f, m);
+        backend_cpu.qkv(be, m, NULL);
+        float factor = num_rms_factor(x, 64, 1e-5f);
+        for (int i = 0; i < 64; i++)
+            normed[i] = x[i] * factor;
+        for (int n = 0; n < 128; n++) {
+            float want = quant_dot(TENSOR_Q5_1, (const uint8_t *)t.data + (size_t)n * quant_row_bytes(TENSOR_Q5_1, 64), normed, 64);
+            assert_memory_equal(&want, &c->qkv[n], sizeof want);
+        }
+        free((void *)t.data);
+        backend_cpu.close(be);
+    }
+}
+
+static void test_a_copied_page_continues_as_the_original(void **state)
+{
+    (void)state;
+    static const int32_t copied[2] = {7, 9};
+    struct spec s = {"copy", 96, 64, 4, 2, 24, 40, 24, false, false, false, false, 0, ACT_SILU, ALL(TENSOR_Q5_0)};
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+        if (!device_runs(devices[d]))
+            continue;
+        struct rig rig;
+        rig_open(&rig, &s, devices[d], 1);
+        float *want = run_schedule(&rig, RAGGED);
+        int rows[40][2];
+        const int32_t *pages[N_SEQS] = {copied, page_tables[1], page_tables[2]};
+        backend_cpu.copy_page(rig.be, 7, 3, 41); /* positions 0..40 of sequence 0 */
+        float *got = calloc((size_t)N_SEQS * N_POS, (size_t)record_floats(&s) * sizeof *got);
+        memcpy(got, want, (size_t)N_SEQS * N_POS * (size_t)record_floats(&s) * sizeof *got);
+        memset(got + 41 * record_floats(&s), 0, (size_t)34 * (size_t)record_floats(&s) * sizeof *got);
+        for (int i = 0; i < 34; i++) {
+            rows[i][0] = 0;
+            rows[i][1] = 41 + i;
+        }
+        forward(&rig, (const int (*)[2])rows, 34, pages, got);
+        assert_records(&s, want, got, devices[d]);
+        free(want);
+        free(got);
+        backend_cpu.close(rig.be);
+    }
+}
+
+static void test_a_value_that_is_not_finite_is_a_sticky_fault(void **state)
+{
+    (void)state;
+    struct spec s = {"fault", 64, 64, 2, 1, 32, 64, 32, false, false, false, false, 0, ACT_SILU, ALL(TENSOR_Q4_1)};
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+        if (!device_runs(devices[d]))
+            continue;
+        static const float bad[] = {NAN, INFINITY, -INFINITY};
+        for (int i = 0; i < 3; i++) {
+            struct rig rig;
+            rig_open(&rig, &s, devices[d], 1);
+            struct cpu *c = (struct cpu *)rig.be;
+            struct err err;
+            struct scores scores;
+            int32_t zero = 0;
+            const int32_t *pages[1] = {page_tables[0]};
+            struct batch b = {1, &zero, &zero, &zero, 1, pages, 0, &zero};
+            backend_cpu.begin(rig.be, &b, NULL, 0);
+            backend_cpu.embed(rig.be, rig.vocab, 1.0f);
+            assert_int_equal(backend_cpu.sync(rig.be, &scores, &err), 0);
+            c->x[17] = bad[i];
+            backend_cpu.norm(rig.be, rig.layers[0].norm, 1e-5f, rig.layers[0].qkv);
+            assert_int_equal(backend_cpu.sync(rig.be, &scores, &err), -1);
+            assert_int_equal(err.code, ERR_DEVICE);
+            backend_cpu.begin(rig.be, &b, NULL, 0);
+            assert_int_equal(backend_cpu.sync(rig.be, &scores, &err), -1);
+            backend_cpu.close(rig.be);
+        }
+    }
+}
+
+static void test_an_unknown_device_is_refused_with_a_sentence(void **state)
+{
+    (void)state;
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu:mmx"};
+    struct backend *be = NULL;
+    struct err err;
+    assert_int_equal(backend_cpu.open(&shape, &be, &err), -1);
+    assert_int_equal(err.code, ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.msg, "cpu:mmx"));
+    assert_null(be);
+}
+
+static void test_a_malformed_tensor_is_refused(void **state)
+{
+    (void)state;
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu"};
+    struct backend *be = NULL;
+    struct matrix *m = NULL;
+    struct err err;
+    assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+    uint8_t data[4096] = {0};
+    struct tensor short_row = {TENSOR_Q4_K, 1, 32, data}, unknown = {(enum tensor_type)23, 1, 32, data};
+    assert_int_equal(be->ops->matrix_stack(be, &short_row, 1, &m, &err), -1);
+    assert_int_equal(err.code, ERR_UNSUPPORTED);
+    assert_int_equal(be->ops->matrix_pair(be, &unknown, &unknown, &m, &err), -1);
+    assert_null(m);
+    be->ops->close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_type_gives_the_same_bits_everywhere),
+        cmocka_unit_test(test_mixed_types_windows_and_norms_give_the_same_bits_everywhere),
+        cmocka_unit_test(test_a_product_is_the_canonical_dot),
+        cmocka_unit_test(test_a_copied_page_continues_as_the_original),
+        cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
+        cmocka_unit_test(test_an_unknown_device_is_refused_with_a_sentence),
+        cmocka_unit_test(test_a_malformed_tensor_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
