@@ -55,11 +55,14 @@ struct text_span {
 struct token_list {
     int32_t *ids; /* malloc'd; free with token_list_finish */
     size_t n, cap;
+    size_t n_lost; /* bytes of text that the vocabulary cannot spell: left out (BPE) or told as the unknown token (SPM) */
 };
 void token_list_finish(struct token_list *l);
 
-/* Appends the ids of the spans to *out. add_bos puts the model's BOS first where the model wants one and the ids do not begin with it.
- * max_tokens bounds the result: more is ERR_CONTEXT. Any bytes are accepted, valid UTF-8 or not. Linear or n log n in the text, whatever it is. */
+/* Appends the ids of the spans to *out. add_bos puts the model's BOS first where the model wants one and the ids do not begin with it. (EOS is never
+ * added: a prompt is there to be continued.) max_tokens bounds out->n: more is ERR_CONTEXT. Any bytes are accepted, valid UTF-8 or not, and kept,
+ * with two exceptions that are the model's own: text is put into NFC where the family does so, and a vocabulary may lack a byte (see n_lost).
+ * n log n in the text, whatever it is. */
 int tokenizer_encode(const struct tokenizer *t, const struct text_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
                      struct token_list *out, struct err *err);
 

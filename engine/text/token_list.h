@@ -1,0 +1,13 @@
+/* token_list.h: appending to the list that tokenizer_encode fills, up to the caller's limit. */
+#ifndef NEXTD_TOKEN_LIST_H
+#define NEXTD_TOKEN_LIST_H
+
+#include "engine/text/tokenizer.h"
+
+struct token_sink {
+    struct token_list *out;
+    size_t max_tokens; /* out->n never exceeds it */
+};
+int token_list_push(const struct token_sink *sink, int32_t id, struct err *err);
+
+#endif
