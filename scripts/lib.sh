@@ -10,8 +10,8 @@ NEXTD_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 NEXTD_CACHE=${NEXTD_CACHE:-${HOME:-/tmp}/.cache/nextd}
 
 # What the daemon is built from, and what its scripts need to fetch a model.
-BUILD_PACKAGES="build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libgnutls28-dev libpcre2-dev libinih-dev libsystemd-dev"
-FETCH_PACKAGES="ca-certificates python3 python3-venv"
+BUILD_PACKAGES=(build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libgnutls28-dev libpcre2-dev libinih-dev libsystemd-dev)
+FETCH_PACKAGES=(ca-certificates python3 python3-venv)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
@@ -59,10 +59,10 @@ need_packages() {
 
 # make_venv DIR REQUIREMENTS...: a private Python environment with exactly these, made once. Half-made ones are made anew.
 make_venv() {
-    local dir=$1 tmp=$1.new.$$
+    local dir=$1
     shift
     [ ! -e "$dir/complete" ] || return 0
-    need_packages $FETCH_PACKAGES
+    need_packages "${FETCH_PACKAGES[@]}"
     rm -rf "$dir"
     mkdir -p "${dir%/*}"
     # Made under its last name, because an environment does not survive being moved.
@@ -80,7 +80,7 @@ n_jobs() { nproc 2> /dev/null || echo 2; }
 
 # build_release: build/nextd, up to date. Quiet when there is nothing to do.
 build_release() {
-    need_packages $BUILD_PACKAGES
+    need_packages "${BUILD_PACKAGES[@]}"
     make -s -C "$NEXTD_ROOT" -q all 2> /dev/null || say "building (make -j$(n_jobs))"
     make -s -C "$NEXTD_ROOT" -j"$(n_jobs)" all
 }
