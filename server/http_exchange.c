@@ -301,9 +301,7 @@ static void http_check_headers(struct http_exchange *x, struct http_verdict verd
 
 static enum MHD_Result http_first_call(struct http_exchange *x, const char *url, const char *method, const char *version)
 {
-    struct http_verdict verdict = http_shield(x, version);
-    if (verdict.answered)
-        return MHD_YES;
+    struct http_verdict verdict = http_shield(x, method, version);
     snprintf(x->method, sizeof x->method, "%s", strlen(method) < sizeof x->method ? method : "?");
     x->path = strdup(url);
     if (x->path == NULL)

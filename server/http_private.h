@@ -128,11 +128,10 @@ size_t http_exchange_backlog(const struct http_exchange *x);
 /* ---- http_shield.c ---- */
 struct http_verdict {
     int status; /* 0: fine */
-    bool answered; /* MHD has already queued its own 400 */
     const char *message;
 };
 bool http_target_is_sound(const char *uri);
-struct http_verdict http_shield(struct http_exchange *x, const char *version);
+struct http_verdict http_shield(struct http_exchange *x, const char *method, const char *version);
 bool http_host_is_allowed(const char *host, const char *const *extra);
 
 /* ---- http_listen.c ---- */

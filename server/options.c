@@ -318,7 +318,8 @@ static int options_on_key(void *arg, const char *section, const char *name, cons
         return 0;
     }
     if (strcmp(table[row].section, section) != 0) {
-        err_set(&r->err, ERR_INVALID, "%s:%d: '%s' belongs to [%s], not to [%.60s]", r->path, r->line, name, table[row].section, section);
+        err_set(&r->err, ERR_INVALID, "%s:%d: '%s' belongs to [%s], not %s%.60s%s", r->path, r->line, name, table[row].section,
+                section[0] == '\0' ? "before any section" : "to [", section, section[0] == '\0' ? "" : "]");
         return 0;
     }
     if (r->rank[row] == OPTIONS_BY_FILE) {
