@@ -89,6 +89,14 @@ int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool
 int engine_inspect(const char *path, void (*fact)(void *arg, const char *section, const char *name, const char *value), void *arg,
                    struct err *err);
 
+/* The tokenizer of a model file alone: also of files that hold a vocabulary and no weights. Everything as the functions above. */
+struct engine_tokenizer;
+int engine_tokenizer_open(const char *path, struct engine_tokenizer **out, struct err *err);
+void engine_tokenizer_close(struct engine_tokenizer *t); /* NULL is fine */
+int engine_tokenizer_encode(const struct engine_tokenizer *t, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
+                            struct engine_ids *out, struct err *err);
+size_t engine_tokenizer_bytes(const struct engine_tokenizer *t, int32_t id, bool special, const char **p_out);
+
 /* ---- requests (loop thread) ---- */
 
 #define ENGINE_MAX_CHOICES 64

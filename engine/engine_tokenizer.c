@@ -1,0 +1,60 @@
+/* engine_tokenizer.c: a model file's vocabulary as a tokenizer, without an engine around it. The file is let go as soon as the tokenizer stands. */
+#include <stdlib.h>
+
+#include "engine/engine.h"
+#include "engine/model/gguf.h"
+#include "engine/model/vocab.h"
+#include "engine/text/tokenizer.h"
+
+struct engine_tokenizer {
+    struct tokenizer *tok;
+};
+
+int engine_tokenizer_open(const char *path, struct engine_tokenizer **out, struct err *err)
+{
+    struct gguf *g;
+    if (gguf_open(path, &g, err) != 0)
+        return -1;
+    struct vocab_arrays v;
+    struct engine_tokenizer *t = calloc(1, sizeof *t);
+    int rc = t == NULL ? err_set(err, ERR_NOMEM, "no memory for the tokenizer") : vocab_init(&v, g, err);
+    if (rc == 0) {
+        rc = tokenizer_create(&v.vocab, &t->tok, err);
+        vocab_finish(&v);
+    }
+    gguf_close(g);
+    if (rc != 0) {
+        free(t);
+        return -1;
+    }
+    *out = t;
+    return 0;
+}
+
+void engine_tokenizer_close(struct engine_tokenizer *t)
+{
+    if (t == NULL)
+        return;
+    tokenizer_destroy(t->tok);
+    free(t);
+}
+
+int engine_tokenizer_encode(const struct engine_tokenizer *t, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
+                            struct engine_ids *out, struct err *err)
+{
+    struct text_span *list = calloc(n_spans + 1, sizeof *list);
+    if (list == NULL)
+        return err_set(err, ERR_NOMEM, "no memory for %zu spans", n_spans);
+    for (size_t i = 0; i < n_spans; i++)
+        list[i] = (struct text_span){.p = spans[i].p, .n = spans[i].n, .trusted = spans[i].trusted};
+    struct token_list ids = {.ids = out->ids, .n = out->n, .cap = out->cap};
+    int rc = tokenizer_encode(t->tok, list, n_spans, add_bos, max_tokens, &ids, err);
+    *out = (struct engine_ids){.ids = ids.ids, .n = ids.n, .cap = ids.cap};
+    free(list);
+    return rc;
+}
+
+size_t engine_tokenizer_bytes(const struct engine_tokenizer *t, int32_t id, bool special, const char **p_out)
+{
+    return tokenizer_bytes(t->tok, id, special, p_out);
+}
