@@ -63,7 +63,7 @@ static const struct options_entry table[] = {
     {"api", "max_stops", OPTIONS_INT, AT(max_stops), "16", 1, 16, NULL, "stop strings of one request, 256 bytes each"},
     {"api", "max_bias", OPTIONS_INT, AT(max_bias), "1024", 0, 1024, NULL, "logit_bias entries of one request"},
     {"api", "json_depth", OPTIONS_INT, AT(json_depth), "64", 8, 512, NULL, "nesting of a request body"},
-    {"api", "json_nodes", OPTIONS_INT, AT(json_nodes), "200000", 100, 10000000, NULL, "values in a request body"},
+    {"api", "json_nodes", OPTIONS_INT, AT(json_nodes), "1000000", 100, 10000000, NULL, "values in a request body"},
     {"api", "keepalive_s", OPTIONS_INT, AT(keepalive_s), "15", 0, 3600, NULL, "comment on a silent stream after so long; 0: none"},
 
     {"limits", "max_connections", OPTIONS_INT, AT(max_connections), "1024", 1, 65536, NULL, "open connections per listener; more wait"},

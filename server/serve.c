@@ -145,6 +145,8 @@ static int serve_create_app(struct serve *s, struct err *err)
     a.max_prompts = o->max_prompts;
     a.max_stops = o->max_stops;
     a.max_bias = o->max_bias;
+    a.json_depth = o->json_depth;
+    a.json_nodes = o->json_nodes;
     a.cors_origins = o->cors_origins[0] == NULL ? NULL : o->cors_origins;
     a.keys = s->keys;
     a.log = serve_log_line;
