@@ -46,6 +46,8 @@ $(BUILD)/libnextd.a: $(ENGINE_OBJ) $(SERVER_OBJ)
 $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# What the tests of the whole engine share.
+$(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(BUILD)/tests/engine/toy_runner.o $(BUILD)/tests/engine/matrix.o
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 

@@ -1,0 +1,198 @@
+/* engine.c: the engine's life around any runner: open, run one thread, close; and the pure text functions.
+ *
+ * Everything that a step needs is made in engine_open_runner, so that afterwards the engine thread does not allocate. open.c gives it a model file's
+ * runner; tests give it a toy.
+ *
+ * The engine thread is a loop of three lines: meet the mailbox, take the commands, step. It ends when the mailbox is shut; by then whatever still ran
+ * is simply dropped, for nobody polls any more. */
+#include "engine/engine.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_internal.h"
+
+/* ---- the thread ---- */
+
+static void *engine_main(void *arg)
+{
+    struct engine *e = arg;
+    struct mail_node *taken;
+    while (mailbox_exchange(e->mail, &e->figures, e->faulted || !sched_has_work(e->sched), &taken)) {
+        engine_take(e, taken);
+        engine_step(e);
+    }
+    return NULL;
+}
+
+/* Signals are the main thread's; the new thread inherits a full mask. */
+static int start_thread(struct engine *e, struct err *err)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(&e->thread, NULL, engine_main, e);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0)
+        return err_set(err, ERR_IO, "cannot start the engine thread: %s", strerror(rc));
+    e->thread_runs = true;
+    pthread_setname_np(e->thread, "engine");
+    return 0;
+}
+
+/* ---- open and close ---- */
+
+static size_t longest_token(const struct tokenizer *tok)
+{
+    size_t longest = 0;
+    const char *p;
+    for (size_t i = 0, n = tokenizer_n_tokens(tok); i < n; i++) {
+        size_t n_bytes = tokenizer_bytes(tok, (int32_t)i, true, &p);
+        longest = n_bytes > longest ? n_bytes : longest;
+    }
+    return longest;
+}
+
+static void fill_info(struct engine *e, const struct engine_options *opt)
+{
+    struct engine_info *info = &e->info;
+    info->n_vocab = e->runner.n_vocab;
+    info->n_ctx_train = e->runner.n_ctx_train;
+    info->n_pages = e->runner.n_pages;
+    info->n_kv_tokens = e->runner.n_pages * KV_PAGE;
+    info->n_ctx = opt->n_ctx > 0 && opt->n_ctx < info->n_ctx_train ? opt->n_ctx : info->n_ctx_train;
+    if (info->n_ctx > info->n_kv_tokens)
+        info->n_ctx = info->n_kv_tokens;
+    info->max_seqs = opt->max_seqs;
+    info->max_queue = opt->max_queue;
+    info->chunk = opt->chunk;
+    info->end_tokens = tokenizer_end_tokens(e->tok, &info->n_end_tokens);
+    info->tokenizer_kind = tokenizer_kind(e->tok);
+}
+
+int engine_open_runner(const struct engine_options *opt, const struct engine_parts *parts, struct engine **out, struct err *err)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return err_set(err, ERR_NOMEM, "no memory for the engine");
+    e->info = parts->info;
+    e->runner = parts->runner;
+    e->tok = parts->tok;
+    e->max_token_bytes = longest_token(e->tok);
+    fill_info(e, opt);
+    struct sched_limits limits = {.max_seqs = opt->max_seqs, .chunk = opt->chunk, .max_rows = e->runner.max_rows, .max_out = e->runner.max_out};
+    size_t n_events, n_bytes;
+    engine_step_bounds(e, &n_events, &n_bytes);
+    e->pool = kvpool_create(e->runner.n_pages, opt->prefix_cache);
+    e->sched = e->pool != NULL ? sched_create(&limits, e->pool) : NULL;
+    e->sampler = sampler_create(e->runner.n_vocab);
+    e->figures.stats.n_pages = e->runner.n_pages;
+    e->figures.stats.idle = true;
+    e->mail = mailbox_create(n_events, n_bytes, &e->figures, opt->notify, opt->notify_arg);
+    if (e->sched == NULL || e->sampler == NULL || e->mail == NULL) {
+        err_set(err, ERR_NOMEM, "no memory for the engine");
+        goto fail;
+    }
+    if (start_thread(e, err) != 0)
+        goto fail;
+    e->close = parts->close; /* only now: on failure the parts stay the caller's */
+    e->close_ctx = parts->close_ctx;
+    *out = e;
+    return 0;
+
+fail:
+    engine_close(e);
+    return -1;
+}
+
+void engine_close(struct engine *e)
+{
+    if (e == NULL)
+        return;
+    if (e->thread_runs) {
+        mailbox_shut(e->mail);
+        pthread_join(e->thread, NULL);
+    }
+    engine_forget_all(e);
+    mailbox_destroy(e->mail);
+    sampler_destroy(e->sampler);
+    sched_destroy(e->sched);
+    kvpool_destroy(e->pool);
+    if (e->close != NULL)
+        e->close(e->close_ctx);
+    free(e);
+}
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+void engine_stats(struct engine *e, struct engine_stats *out)
+{
+    *out = mailbox_figures(e->mail).stats;
+}
+
+/* ---- text ---- */
+
+void engine_ids_finish(struct engine_ids *l)
+{
+    free(l->ids);
+    *l = (struct engine_ids){0};
+}
+
+int engine_tokenize(const struct engine *e, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
+                    struct engine_ids *out, struct err *err)
+{
+    struct text_span *text = malloc(sizeof *text * (n_spans + 1));
+    if (text == NULL)
+        return err_set(err, ERR_NOMEM, "no memory to tokenize %zu spans", n_spans);
+    for (size_t i = 0; i < n_spans; i++)
+        text[i] = (struct text_span){.p = spans[i].p, .n = spans[i].n, .trusted = spans[i].trusted};
+    struct token_list list = {.ids = out->ids, .n = out->n, .cap = out->cap};
+    int rc = tokenizer_encode(e->tok, text, n_spans, add_bos, max_tokens, &list, err);
+    *out = (struct engine_ids){.ids = list.ids, .n = rc == 0 ? list.n : out->n, .cap = list.cap};
+    free(text);
+    return rc;
+}
+
+size_t engine_token_bytes(const struct engine *e, int32_t id, bool special, const char **p_out)
+{
+    return tokenizer_bytes(e->tok, id, special, p_out);
+}
+
+int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool special, char **out, size_t *n_out, struct err *err)
+{
+    struct detok d;
+    detok_init(&d, e->tok, NULL, 0);
+    size_t cap = detok_max_out(&d, 0) + 1, used = 0;
+    const char *p;
+    for (size_t i = 0; i < n; i++)
+        cap += 3 * tokenizer_bytes(e->tok, ids[i], true, &p);
+    cap += detok_max_out(&d, e->max_token_bytes);
+    char *text = malloc(cap);
+    if (text == NULL)
+        return err_set(err, ERR_NOMEM, "no memory to detokenize %zu tokens", n);
+    for (size_t i = 0; i < n; i++) {
+        size_t n_plain = tokenizer_bytes(e->tok, ids[i], false, &p), n_new = 0;
+        if (special && n_plain == 0) { /* a control token: what was held cannot complete across it */
+            used += detok_flush(&d, text + used);
+            size_t n_bytes = tokenizer_bytes(e->tok, ids[i], true, &p);
+            memcpy(text + used, p, n_bytes);
+            used += n_bytes;
+        } else {
+            detok_push(&d, ids[i], text + used, &n_new);
+            used += n_new;
+        }
+    }
+    used += detok_flush(&d, text + used);
+    assert(used < cap);
+    text[used] = 0;
+    *out = text;
+    *n_out = used;
+    return 0;
+}

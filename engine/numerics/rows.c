@@ -1,0 +1,68 @@
+/* rows.c: the specification of the sums over a row of logits, and the choice among its vector forms. See rows.h for the order.
+ *
+ * The lanes stand in an array so that the compiler may vectorise what it likes: every addition is written out and -ffp-contract=off keeps it so. */
+#include "engine/numerics/rows.h"
+
+#include <math.h>
+#include <stddef.h>
+
+#include "engine/numerics/numerics.h"
+
+static float generic_max(const float *x, int n)
+{
+    float max = -INFINITY;
+    for (int i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+static float block_sum_exp(const float *x, int n, float max, float scale)
+{
+    float lane[16] = {0};
+    for (int i = 0; i < n; i++)
+        lane[i % 16] += num_exp_f32((x[i] - max) * scale);
+    for (int half = 8; half > 0; half /= 2)
+        for (int j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    return lane[0];
+}
+
+static double generic_sum_exp(const float *x, int n, float max, float scale, float *block_sums)
+{
+    double total = 0;
+    for (int begin = 0; begin < n; begin += ROWS_BLOCK) {
+        float sum = block_sum_exp(x + begin, n - begin < ROWS_BLOCK ? n - begin : ROWS_BLOCK, max, scale);
+        if (block_sums != NULL)
+            block_sums[begin / ROWS_BLOCK] = sum;
+        total += (double)sum;
+    }
+    return total;
+}
+
+const struct rows_ops rows_generic = {.name = "generic", .max = generic_max, .sum_exp = generic_sum_exp};
+
+bool rows_supported(const struct rows_ops *ops)
+{
+#if defined(__x86_64__)
+    if (ops == &rows_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+    if (ops == &rows_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#endif
+    return ops == &rows_generic;
+}
+
+const struct rows_ops *rows_best(void)
+{
+    if (rows_supported(&rows_avx512))
+        return &rows_avx512;
+    return rows_supported(&rows_avx2) ? &rows_avx2 : &rows_generic;
+}
+
+double rows_log_sum_exp(const struct rows_ops *ops, const float *x, int n, float max)
+{
+    if (max == -INFINITY)
+        return -INFINITY;
+    return (double)max + num_log(ops->sum_exp(x, n, max, 1.0f, NULL));
+}

@@ -1,0 +1,523 @@
+/* sampler.c: one row of scores to the next token, in the order that sampler.h writes down.
+ *
+ * The vocabulary is never sorted. Greedy looks at block maxima and into one block. The plain draw (temperature alone) sums exponentials block by block
+ * (numerics/rows.h) and walks one block. The truncations work on a list of survivors, ids ascending, with their weights e^((logit - max) / T); all of
+ * top_k, typical_p and top_p are one selection, "keep an item while the mass of strictly better items is below the target", with mass 1 each for
+ * top_k. It is found by a radix walk over the bits of an order-preserving key (select_best): three histograms, no comparison of two items.
+ *
+ * The sums that decide: weights are f32 (num_exp_f32), added in f64 in ascending id within a histogram cell, cells from the best down; the total of a
+ * list is added in f64 in ascending id. Scalar and the same on every machine.
+ *
+ * Changed rows (bias, bans, penalties) are copied once and only the touched blocks get new maxima. */
+#include "engine/sample/sampler.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/numerics/numerics.h"
+#include "engine/numerics/rows.h"
+
+static_assert(SCORES_BLOCK == ROWS_BLOCK, "block maxima and block sums cover the same ids");
+
+#define HIST_BITS 11
+#define HIST_CELLS (1 << HIST_BITS)
+#define MAX_INVERSE_TEMPERATURE 1e30f /* 0 * infinity would be NaN */
+
+struct sampler {
+    const struct rows_ops *rows;
+    int n_vocab, n_blocks;
+    float *logits;       /* [n_vocab] a changed row */
+    float *block_max;    /* [n_blocks] of the changed row */
+    bool *touched;       /* [n_blocks] */
+    float *block_sums;   /* [n_blocks] */
+    int n_items;         /* survivors */
+    int32_t *ids;        /* [n_vocab] ascending */
+    float *weights;      /* [n_vocab] of the survivors */
+    uint32_t *keys;      /* [n_vocab] of the survivors, for a selection: larger is better */
+    double *hist;        /* [HIST_CELLS] */
+};
+
+/* A row as the steps see it: raw, or the changed copy. */
+struct row {
+    const float *logits;
+    const float *block_max;
+    float max;
+    float scale; /* 1 / temperature */
+};
+
+struct sampler_params sampler_defaults(void)
+{
+    return (struct sampler_params){.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
+}
+
+struct sampler *sampler_create(int n_vocab)
+{
+    assert(n_vocab >= 1);
+    struct sampler *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    s->rows = rows_best();
+    s->n_vocab = n_vocab;
+    s->n_blocks = (n_vocab + SCORES_BLOCK - 1) / SCORES_BLOCK;
+    size_t n = (size_t)n_vocab, blocks = (size_t)s->n_blocks;
+    s->logits = malloc(n * sizeof *s->logits);
+    s->block_max = malloc(blocks * sizeof *s->block_max);
+    s->touched = malloc(blocks * sizeof *s->touched);
+    s->block_sums = malloc(blocks * sizeof *s->block_sums);
+    s->ids = malloc(n * sizeof *s->ids);
+    s->weights = malloc(n * sizeof *s->weights);
+    s->keys = malloc(n * sizeof *s->keys);
+    s->hist = malloc(HIST_CELLS * sizeof *s->hist);
+    if (!s->logits || !s->block_max || !s->touched || !s->block_sums || !s->ids || !s->weights || !s->keys || !s->hist) {
+        sampler_destroy(s);
+        return NULL;
+    }
+    return s;
+}
+
+void sampler_destroy(struct sampler *s)
+{
+    if (s == NULL)
+        return;
+    free(s->logits);
+    free(s->block_max);
+    free(s->touched);
+    free(s->block_sums);
+    free(s->ids);
+    free(s->weights);
+    free(s->keys);
+    free(s->hist);
+    free(s);
+}
+
+static int block_size(const struct sampler *s, int b)
+{
+    return b + 1 < s->n_blocks ? SCORES_BLOCK : s->n_vocab - b * SCORES_BLOCK;
+}
+
+static float max_of(const float *x, int n)
+{
+    float max = -INFINITY;
+    for (int i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+/* The largest logit's id, ties by lowest id. */
+static int32_t argmax(const struct sampler *s, const float *logits, const float *block_max)
+{
+    int best = 0;
+    for (int b = 1; b < s->n_blocks; b++)
+        if (block_max[b] > block_max[best])
+            best = b;
+    int32_t id = best * SCORES_BLOCK;
+    for (int32_t i = id + 1, end = id + block_size(s, best); i < end; i++)
+        if (logits[i] > logits[id])
+            id = i;
+    return id;
+}
+
+/* ---- steps 1 to 3: bias, bans, penalties ---- */
+
+static bool changes(const struct sampler_params *p, const struct sampler_draw *d)
+{
+    return p->n_bias > 0 || d->n_bans > 0 ||
+           (d->counts != NULL && (p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0));
+}
+
+static void touch(struct sampler *s, int32_t id)
+{
+    s->touched[id / SCORES_BLOCK] = true;
+}
+
+static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts);
+
+static void change_row(struct sampler *s, const struct sampler_params *p, const struct sampler_draw *d, const float *raw, const float *raw_max)
+{
+    memcpy(s->logits, raw, (size_t)s->n_vocab * sizeof *raw);
+    memcpy(s->block_max, raw_max, (size_t)s->n_blocks * sizeof *raw_max);
+    memset(s->touched, 0, (size_t)s->n_blocks * sizeof *s->touched);
+    for (int i = 0; i < p->n_bias; i++) {
+        assert(p->bias[i].id >= 0 && p->bias[i].id < s->n_vocab);
+        s->logits[p->bias[i].id] += p->bias[i].bias;
+        touch(s, p->bias[i].id);
+    }
+    for (int i = 0; i < d->n_bans; i++) {
+        assert(d->bans[i] >= 0 && d->bans[i] < s->n_vocab);
+        s->logits[d->bans[i]] = -INFINITY;
+        touch(s, d->bans[i]);
+    }
+    if (d->counts != NULL)
+        penalise(s, p, d->counts);
+    for (int b = 0; b < s->n_blocks; b++)
+        if (s->touched[b])
+            s->block_max[b] = max_of(s->logits + b * SCORES_BLOCK, block_size(s, b));
+}
+
+/* ---- step 5: truncation ---- */
+
+static float weight_of(const struct row *r, float logit)
+{
+    return num_exp_f32((logit - r->max) * r->scale);
+}
+
+/* Survivors: every id whose logit is at least `floor`. */
+static void gather(struct sampler *s, const struct row *r, float floor)
+{
+    int n = 0;
+    for (int b = 0; b < s->n_blocks; b++) {
+        if (!(r->block_max[b] >= floor))
+            continue;
+        for (int32_t i = b * SCORES_BLOCK, end = i + block_size(s, b); i < end; i++)
+            if (r->logits[i] >= floor && r->logits[i] > -INFINITY)
+                s->ids[n++] = i;
+    }
+    s->n_items = n;
+    for (int i = 0; i < n; i++)
+        s->weights[i] = weight_of(r, r->logits[s->ids[i]]);
+}
+
+static double total_weight(const struct sampler *s)
+{
+    double total = 0;
+    for (int i = 0; i < s->n_items; i++)
+        total += (double)s->weights[i];
+    return total;
+}
+
+/* Unsigned integers in the order of the floats; -0 and +0 are one value. */
+static uint32_t ordered_key(float x)
+{
+    uint32_t u = num_bits_from_f32(x + 0.0f);
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+/* The item at the border: an item survives when its key is above `key`, or equal and among the first n_ties of its equals by id. */
+struct border {
+    uint32_t key;
+    int n_ties;
+};
+
+/* Finds the border such that an item survives iff the mass of strictly better items (higher key, or equal key and lower id) is below target. The mass
+ * of an item is its weight, or 1 where `unit`. The best item always survives. */
+static struct border select_best(struct sampler *s, double target, bool unit)
+{
+    static const int shifts[3] = {21, 10, 0};
+    uint32_t prefix = 0, mask = 0;
+    double above = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        int shift = shifts[pass], n_cells = pass < 2 ? HIST_CELLS : HIST_CELLS / 2;
+        memset(s->hist, 0, HIST_CELLS * sizeof *s->hist);
+        int lowest = n_cells;
+        for (int i = 0; i < s->n_items; i++) {
+            if ((s->keys[i] & mask) != prefix)
+                continue;
+            int cell = (int)(s->keys[i] >> shift) & (n_cells - 1);
+            s->hist[cell] += unit ? 1.0 : (double)s->weights[i];
+            lowest = cell < lowest ? cell : lowest;
+        }
+        int cell = n_cells - 1;
+        while (cell > lowest && (s->hist[cell] == 0 || above + s->hist[cell] < target))
+            above += s->hist[cell--];
+        prefix |= (uint32_t)cell << shift;
+        mask |= (uint32_t)(n_cells - 1) << shift;
+    }
+    struct border border = {.key = prefix};
+    for (int i = 0; i < s->n_items && (border.n_ties == 0 || above < target); i++)
+        if (s->keys[i] == prefix) {
+            border.n_ties++;
+            above += unit ? 1.0 : (double)s->weights[i];
+        }
+    return border;
+}
+
+static void keep_best(struct sampler *s, struct border border)
+{
+    int n = 0, n_ties = 0;
+    for (int i = 0; i < s->n_items; i++) {
+        if (s->keys[i] < border.key || (s->keys[i] == border.key && n_ties == border.n_ties))
+            continue;
+        n_ties += s->keys[i] == border.key;
+        s->ids[n] = s->ids[i];
+        s->weights[n++] = s->weights[i];
+    }
+    s->n_items = n;
+}
+
+static void key_by_logit(struct sampler *s, const struct row *r)
+{
+    for (int i = 0; i < s->n_items; i++)
+        s->keys[i] = ordered_key(r->logits[s->ids[i]]);
+}
+
+/* A logit that at least k ids reach, k <= n_blocks: the k-th largest block maximum. Its block maximum is its own id, so k blocks give k ids. */
+static float kth_block_max(struct sampler *s, const struct row *r, int k)
+{
+    for (int b = 0; b < s->n_blocks; b++)
+        s->keys[b] = ordered_key(r->block_max[b]);
+    s->n_items = s->n_blocks;
+    uint32_t key = select_best(s, (double)k, true).key;
+    return num_f32_from_bits(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+static void top_k(struct sampler *s, const struct row *r, int k)
+{
+    gather(s, r, k <= s->n_blocks ? kth_block_max(s, r, k) : -INFINITY);
+    if (s->n_items <= k)
+        return;
+    key_by_logit(s, r);
+    keep_best(s, select_best(s, (double)k, true));
+}
+
+/* Locally typical sampling (Meister et al., 2022): the survivors whose surprise is nearest to the entropy, up to mass typical_p. */
+static void typical(struct sampler *s, const struct row *r, float typical_p)
+{
+    double total = total_weight(s), log_total = num_log(total), entropy = 0;
+    for (int i = 0; i < s->n_items; i++) {
+        if (s->weights[i] > 0)
+            entropy -= (double)s->weights[i] / total * ((double)((r->logits[s->ids[i]] - r->max) * r->scale) - log_total);
+    }
+    for (int i = 0; i < s->n_items; i++) {
+        double log_p = (double)((r->logits[s->ids[i]] - r->max) * r->scale) - log_total;
+        s->keys[i] = ordered_key((float)-fabs(-log_p - entropy));
+    }
+    keep_best(s, select_best(s, (double)typical_p * total, false));
+}
+
+/* From the whole row: ids far below the maximum are left out first, unless the nucleus turns out to reach down to them. */
+static void top_p_of_row(struct sampler *s, const struct row *r, float top_p)
+{
+    double target = (double)top_p * s->rows->sum_exp(r->logits, s->n_vocab, r->max, r->scale, NULL);
+    bool found = false;
+    for (float depth = 6; depth < 40 && !found; depth *= 2) {
+        gather(s, r, r->max - depth / r->scale);
+        found = total_weight(s) > target;
+    }
+    if (!found)
+        gather(s, r, -INFINITY);
+    key_by_logit(s, r);
+    keep_best(s, select_best(s, target, false));
+}
+
+static void min_p(struct sampler *s, float min)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_items; i++)
+        if (s->weights[i] >= min) {
+            s->ids[n] = s->ids[i];
+            s->weights[n++] = s->weights[i];
+        }
+    s->n_items = n;
+}
+
+/* Leaves the survivors in ids and weights. Returns false when no truncation is on: all ids survive, none is listed. */
+static bool truncate_row(struct sampler *s, const struct sampler_params *p, const struct row *r)
+{
+    bool listed = false;
+    if (p->top_k > 0 && p->top_k < s->n_vocab) {
+        top_k(s, r, p->top_k);
+        listed = true;
+    }
+    if (p->typical_p < 1) {
+        if (!listed)
+            gather(s, r, -INFINITY);
+        typical(s, r, p->typical_p);
+        listed = true;
+    }
+    if (p->top_p < 1 && listed) {
+        key_by_logit(s, r);
+        keep_best(s, select_best(s, (double)p->top_p * total_weight(s), false));
+    } else if (p->top_p < 1) {
+        top_p_of_row(s, r, p->top_p);
+        listed = true;
+    }
+    if (p->min_p > 0) {
+        if (!listed)
+            gather(s, r, r->max + ((float)num_log((double)p->min_p) - 1) / r->scale);
+        float best = 0;
+        for (int i = 0; i < s->n_items; i++)
+            best = s->weights[i] > best ? s->weights[i] : best;
+        min_p(s, p->min_p * best);
+        listed = true;
+    }
+    return listed;
+}
+
+/* ---- step 6: the draw ---- */
+
+static int32_t draw_from_list(const struct sampler *s, double u)
+{
+    double target = u * total_weight(s), sum = 0;
+    int32_t last = s->ids[0];
+    for (int i = 0; i < s->n_items; i++) {
+        if (s->weights[i] == 0)
+            continue;
+        sum += (double)s->weights[i];
+        last = s->ids[i];
+        if (sum > target)
+            break;
+    }
+    return last;
+}
+
+static int32_t draw_from_row(struct sampler *s, const struct row *r, double u)
+{
+    double target = u * s->rows->sum_exp(r->logits, s->n_vocab, r->max, r->scale, s->block_sums), sum = 0;
+    int block = -1;
+    for (int b = 0; b < s->n_blocks; b++) {
+        if (s->block_sums[b] == 0)
+            continue;
+        block = b;
+        if (sum + (double)s->block_sums[b] > target)
+            break;
+        sum += (double)s->block_sums[b];
+    }
+    assert(block >= 0);
+    int32_t last = -1;
+    for (int32_t i = block * SCORES_BLOCK, end = i + block_size(s, block); i < end; i++) {
+        float w = weight_of(r, r->logits[i]);
+        if (w == 0)
+            continue;
+        last = i;
+        sum += (double)w;
+        if (sum > target)
+            break;
+    }
+    assert(last >= 0);
+    return last;
+}
+
+int32_t sampler_next(struct sampler *s, const struct sampler_params *p, const struct sampler_draw *d, const struct scores *scores, int i)
+{
+    assert(scores->n_vocab == s->n_vocab);
+    const float *raw = scores->row(scores->ctx, i), *raw_max = scores->block_max(scores->ctx, i);
+    struct row r = {.logits = raw, .block_max = raw_max};
+    if (changes(p, d)) {
+        change_row(s, p, d, raw, raw_max);
+        r.logits = s->logits;
+        r.block_max = s->block_max;
+    }
+    int32_t best = argmax(s, r.logits, r.block_max);
+    r.max = r.logits[best];
+    if (!(r.max > -INFINITY))
+        return argmax(s, raw, raw_max);
+    if (p->temperature <= 0 || r.max == INFINITY)
+        return best;
+    r.scale = 1.0f / p->temperature;
+    if (!(r.scale < MAX_INVERSE_TEMPERATURE))
+        r.scale = MAX_INVERSE_TEMPERATURE;
+    double u = num_rng(p->seed, d->choice, d->output_idx);
+    if (!truncate_row(s, p, &r))
+        return draw_from_row(s, &r, u);
+    assert(s->n_items > 0);
+    return draw_from_list(s, u);
+}
+
+/* ---- log-probabilities ---- */
+
+void sampler_logprobs(struct sampler *s, const struct scores *scores, int i, int32_t id, int n_top, struct token_logprob *chosen_out,
+                      struct token_logprob *top_out)
+{
+    assert(scores->n_vocab == s->n_vocab);
+    assert(id >= 0 && id < s->n_vocab);
+    assert(n_top <= SAMPLER_MAX_TOP);
+    const float *logits = scores->row(scores->ctx, i), *block_max = scores->block_max(scores->ctx, i);
+    double norm = rows_log_sum_exp(s->rows, logits, s->n_vocab, max_of(block_max, s->n_blocks));
+    *chosen_out = (struct token_logprob){.id = id, .logprob = (float)((double)logits[id] - norm)};
+    if (n_top > s->n_vocab)
+        n_top = s->n_vocab;
+    int n = 0;
+    for (int b = 0; b < s->n_blocks && n_top > 0; b++) {
+        if (n == n_top && !(block_max[b] > top_out[n - 1].logprob))
+            continue;
+        for (int32_t k = b * SCORES_BLOCK, end = k + block_size(s, b); k < end; k++) { /* top_out holds raw logits until the end */
+            if (n == n_top && !(logits[k] > top_out[n - 1].logprob))
+                continue;
+            int at = n < n_top ? n++ : n - 1;
+            for (; at > 0 && logits[k] > top_out[at - 1].logprob; at--)
+                top_out[at] = top_out[at - 1];
+            top_out[at] = (struct token_logprob){.id = k, .logprob = logits[k]};
+        }
+    }
+    for (int k = 0; k < n; k++)
+        top_out[k].logprob = (float)((double)top_out[k].logprob - norm);
+}
+
+/* ---- counts for penalties ---- */
+
+/* Entries in order of first sight, found through an open hash table of twice their number. */
+struct sampler_counts {
+    int capacity, n;
+    uint32_t n_slots;   /* power of two */
+    int32_t *slots;     /* [n_slots] entry index, or -1 */
+    int32_t *ids;       /* [capacity] */
+    uint32_t *n_output; /* [capacity] times drawn; 0: in the prompt only */
+};
+
+struct sampler_counts *sampler_counts_create(int capacity)
+{
+    struct sampler_counts *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return NULL;
+    c->capacity = capacity;
+    c->n_slots = 16;
+    while (c->n_slots < (uint32_t)capacity * 2)
+        c->n_slots *= 2;
+    c->slots = malloc(c->n_slots * sizeof *c->slots);
+    c->ids = malloc(((size_t)capacity + 1) * sizeof *c->ids);
+    c->n_output = malloc(((size_t)capacity + 1) * sizeof *c->n_output);
+    if (!c->slots || !c->ids || !c->n_output) {
+        sampler_counts_destroy(c);
+        return NULL;
+    }
+    sampler_counts_reset(c);
+    return c;
+}
+
+void sampler_counts_destroy(struct sampler_counts *c)
+{
+    if (c == NULL)
+        return;
+    free(c->slots);
+    free(c->ids);
+    free(c->n_output);
+    free(c);
+}
+
+void sampler_counts_reset(struct sampler_counts *c)
+{
+    c->n = 0;
+    memset(c->slots, 0xff, c->n_slots * sizeof *c->slots);
+}
+
+void sampler_counts_add(struct sampler_counts *c, int32_t id, bool output)
+{
+    uint32_t slot = ((uint32_t)id * 0x9e3779b1u >> 7) & (c->n_slots - 1);
+    while (c->slots[slot] >= 0 && c->ids[c->slots[slot]] != id)
+        slot = (slot + 1) & (c->n_slots - 1);
+    if (c->slots[slot] < 0) {
+        assert(c->n < c->capacity);
+        c->slots[slot] = c->n;
+        c->ids[c->n] = id;
+        c->n_output[c->n++] = 0;
+    }
+    c->n_output[c->slots[slot]] += output;
+}
+
+static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts)
+{
+    for (int i = 0; i < counts->n; i++) {
+        int32_t id = counts->ids[i];
+        assert(id >= 0 && id < s->n_vocab);
+        float z = s->logits[id];
+        z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
+        if (counts->n_output[i] > 0) {
+            z -= (float)counts->n_output[i] * p->frequency_penalty;
+            z -= p->presence_penalty;
+        }
+        s->logits[id] = z;
+        touch(s, id);
+    }
+}

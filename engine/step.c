@@ -1,0 +1,347 @@
+/* step.c: the engine thread's side: take commands, schedule, forward, sample, emit.
+ *
+ * A turn is engine_take (commands since the last turn) and engine_step. A step's rows come from the scheduler, its scores from the runner; each wanted
+ * row either scores a prompt token (row p scores token p+1) or yields the next token of its sequence. A drawn token is appended, fed to the
+ * detokeniser and judged in one order: end token or stop id, stop string, length. What it says to the loop is one TEXT event, or CHOICE when it was
+ * the last; the request's END follows its last CHOICE. Cancel, fault and a natural end meet in end_choice.
+ *
+ * Nothing here allocates: a request brought its memory along, events live in the mailbox. No clock reaches a decision; times are for figures. */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/engine_internal.h"
+
+#define FIGURES_WEIGHT 0.1 /* of the newest value in a running mean */
+
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static double mean(double old, double value)
+{
+    return old == 0 ? value : old + (value - old) * FIGURES_WEIGHT;
+}
+
+/* ---- saying things ---- */
+
+static struct engine_event *event_for(struct choice *c, enum engine_event_type type)
+{
+    struct engine_event *event = mailbox_event(c->req->engine->mail);
+    event->type = type;
+    event->id = c->req->id;
+    event->user = c->req->user;
+    event->choice = c->index;
+    event->matched_stop = event->matched_stop_id = -1;
+    event->n_prompt = c->req->n_prompt;
+    event->n_cached = c->req->choices[0].seq.n_cached;
+    event->n_output = c->n_output;
+    return event;
+}
+
+static void emit_end(struct request *r)
+{
+    struct engine *e = r->engine;
+    struct engine_event *event = event_for(&r->choices[0], ENGINE_END);
+    event->finish = r->finish;
+    event->n_output = r->n_output;
+    if (r->finish == ENGINE_FINISH_ERROR)
+        event->err = e->fault;
+    if (r->prev != NULL)
+        r->prev->next = r->next;
+    else
+        e->live = r->next;
+    if (r->next != NULL)
+        r->next->prev = r->prev;
+    mailbox_ended(e->mail, &r->mail);
+}
+
+/* `event` is the choice's last; it becomes its CHOICE. */
+static void end_choice(struct choice *c, enum engine_finish finish, struct engine_event *event)
+{
+    struct request *r = c->req;
+    struct engine *e = r->engine;
+    assert(!c->done);
+    c->done = true;
+    event->type = ENGINE_CHOICE;
+    event->finish = c->finish = finish;
+    if (finish == ENGINE_FINISH_ERROR)
+        event->err = e->fault;
+    if (finish > r->finish)
+        r->finish = finish;
+    sched_remove(e->sched, &c->seq);
+    mailbox_release(e->mail, 1);
+    uint64_t now = now_ms();
+    if (e->last_end_ms != 0)
+        e->figures.end_interval_ms = mean(e->figures.end_interval_ms, (double)(now - e->last_end_ms));
+    e->last_end_ms = now;
+    if (--r->n_live == 0)
+        emit_end(r);
+}
+
+/* Ends a choice from outside: with the text that was held back, and no token. */
+static void cut_choice(struct choice *c, enum engine_finish finish)
+{
+    struct engine_event *event = event_for(c, ENGINE_CHOICE);
+    size_t most = detok_max_out(&c->detok, 0);
+    char *text = mailbox_bytes(c->req->engine->mail, most);
+    event->n_text = detok_flush(&c->detok, text);
+    event->text = text;
+    mailbox_trim(c->req->engine->mail, text, event->n_text);
+    end_choice(c, finish, event);
+}
+
+static void cut_request(struct request *r, enum engine_finish finish)
+{
+    for (int i = 0, n = r->n_choices; i < n; i++)
+        if (!r->choices[i].done)
+            cut_choice(&r->choices[i], finish);
+}
+
+/* ---- commands ---- */
+
+static void start_request(struct engine *e, struct request *r)
+{
+    r->prev = NULL;
+    r->next = e->live;
+    if (e->live != NULL)
+        e->live->prev = r;
+    e->live = r;
+    for (int i = 0; i < r->n_choices; i++)
+        sched_add(e->sched, &r->choices[i].seq);
+}
+
+void engine_take(struct engine *e, struct mail_node *taken)
+{
+    struct mail_node *next;
+    for (struct mail_node *node = taken; node != NULL; node = next) {
+        next = node->taken_next;
+        struct request *r = (struct request *)((char *)node - offsetof(struct request, mail));
+        unsigned bits = node->taken_bits;
+        if (bits & MAIL_SUBMIT)
+            start_request(e, r);
+        if (r->n_live == 0)
+            continue;
+        if (e->faulted) {
+            cut_request(r, ENGINE_FINISH_ERROR);
+        } else if (bits & MAIL_CANCEL) {
+            cut_request(r, ENGINE_FINISH_CANCELLED);
+        } else if (bits & (MAIL_PAUSE | MAIL_RESUME)) {
+            for (int i = 0; i < r->n_choices; i++)
+                sched_pause(e->sched, &r->choices[i].seq, bits & MAIL_PAUSE);
+        }
+    }
+}
+
+/* ---- one row's scores ---- */
+
+/* The log-probabilities of `id` and its n_top rivals into *token; top_memory holds n_top entries. */
+static void score_token(struct engine *e, const struct scores *scores, int row, int32_t id, int n_top, struct engine_logprob *top_memory,
+                        struct engine_token *token)
+{
+    struct token_logprob chosen, top[SAMPLER_MAX_TOP];
+    int n = n_top < e->info.n_vocab ? n_top : e->info.n_vocab;
+    sampler_logprobs(e->sampler, scores, row, id, n, &chosen, top);
+    for (int i = 0; i < n; i++)
+        top_memory[i] = (struct engine_logprob){.id = top[i].id, .logprob = top[i].logprob};
+    *token = (struct engine_token){.id = id, .logprob = chosen.logprob, .n_top = n, .top = top_memory};
+}
+
+static void score_prompt(struct engine *e, struct choice *c, const struct scores *scores, int row, int pos)
+{
+    struct request *r = c->req;
+    int i = pos + 1;
+    score_token(e, scores, row, r->prompt_tokens[i].id, r->n_prompt_logprobs, r->prompt_top + (size_t)i * (size_t)r->n_prompt_logprobs,
+                &r->prompt_tokens[i]);
+}
+
+static void emit_prompt(struct choice *c)
+{
+    struct request *r = c->req;
+    struct engine_event *event = event_for(c, ENGINE_PROMPT);
+    event->tokens = r->prompt_tokens;
+    event->n_tokens = (size_t)r->n_prompt;
+    r->prompt_sent = true;
+}
+
+static int32_t draw_token(struct engine *e, struct choice *c, const struct scores *scores, int row)
+{
+    struct request *r = c->req;
+    bool too_few = c->n_output < r->min_tokens;
+    struct sampler_draw draw = {.choice = (uint32_t)c->index,
+                                .output_idx = (uint32_t)c->n_output,
+                                .bans = r->stop_ids,
+                                .n_bans = too_few ? r->n_end + r->n_stop_ids : r->ignore_eos ? r->n_end : 0,
+                                .counts = c->counts};
+    return sampler_next(e->sampler, &r->params, &draw, scores, row);
+}
+
+/* Whether the token ends its choice by itself. */
+static bool is_stop_id(const struct request *r, int32_t id)
+{
+    for (int i = r->ignore_eos ? r->n_end : 0; i < r->n_end + r->n_stop_ids; i++)
+        if (r->stop_ids[i] == id)
+            return true;
+    return false;
+}
+
+/* The token's text into the event; returns true when it completed a stop string. */
+static bool push_text(struct engine *e, struct choice *c, int32_t id, bool last, struct engine_event *event)
+{
+    const char *bytes;
+    size_t n_bytes = tokenizer_bytes(e->tok, id, false, &bytes), n = 0;
+    char *text = mailbox_bytes(e->mail, detok_max_out(&c->detok, n_bytes) + detok_max_out(&c->detok, 0));
+    /* A stop string counts only when it is completed by a token beyond the first min_tokens. */
+    c->detok.n_stops = c->n_output > c->req->min_tokens ? c->req->n_stops : 0;
+    bool stopped = detok_push(&c->detok, id, text, &n);
+    if (!stopped && last)
+        n += detok_flush(&c->detok, text + n);
+    event->text = text;
+    event->n_text = n;
+    mailbox_trim(e->mail, text, n);
+    return stopped;
+}
+
+static void flush_text(struct engine *e, struct choice *c, struct engine_event *event)
+{
+    char *text = mailbox_bytes(e->mail, detok_max_out(&c->detok, 0));
+    event->n_text = detok_flush(&c->detok, text);
+    event->text = text;
+    mailbox_trim(e->mail, text, event->n_text);
+}
+
+static void next_token(struct engine *e, struct choice *c, const struct scores *scores, int row)
+{
+    struct request *r = c->req;
+    int32_t id = draw_token(e, c, scores, row);
+    seq_append(&c->seq, id);
+    c->n_output++;
+    r->n_output++;
+    e->figures.stats.generation_tokens++;
+    if (c->counts != NULL)
+        sampler_counts_add(c->counts, id, true);
+
+    struct engine_event *event = event_for(c, ENGINE_TEXT);
+    struct engine_token *token = mailbox_bytes(e->mail, sizeof *token);
+    *token = (struct engine_token){.id = id, .logprob = NAN};
+    if (r->n_logprobs >= 0)
+        score_token(e, scores, row, id, r->n_logprobs, mailbox_bytes(e->mail, sizeof(struct engine_logprob) * (size_t)r->n_logprobs), token);
+    event->tokens = token;
+    event->n_tokens = 1;
+
+    bool last = c->n_output == c->max_new;
+    if (is_stop_id(r, id)) {
+        flush_text(e, c, event);
+        event->matched_stop_id = id;
+        end_choice(c, ENGINE_FINISH_STOP, event);
+    } else if (push_text(e, c, id, last, event)) {
+        event->matched_stop = c->detok.matched;
+        end_choice(c, ENGINE_FINISH_STOP, event);
+    } else if (last) {
+        end_choice(c, ENGINE_FINISH_LENGTH, event);
+    }
+}
+
+/* ---- the step ---- */
+
+static void finish_item(struct engine *e, const struct sched_item *item, const struct batch *batch, const struct scores *scores)
+{
+    struct choice *c = item->seq->owner;
+    struct request *r = c->req;
+    int drawn_row = -1;
+    for (int k = item->first_out; k < item->first_out + item->n_out; k++) {
+        int pos = batch->pos[batch->out[k]];
+        if (pos < item->seq->n_to_score)
+            score_prompt(e, c, scores, k, pos);
+        else
+            drawn_row = k;
+    }
+    if (r->prompt_tokens != NULL && c->index == 0 && !r->prompt_sent && item->seq->n_scored == item->seq->n_to_score)
+        emit_prompt(c);
+    if (drawn_row >= 0)
+        next_token(e, c, scores, drawn_row);
+    else if (!item->seq->wants_next && seq_gap(item->seq) == 0)
+        cut_choice(c, ENGINE_FINISH_LENGTH);
+}
+
+/* The device is lost: everyone hears it. */
+static void fault(struct engine *e)
+{
+    e->faulted = true;
+    e->figures.stats.faulted = true;
+    sched_abandon(e->sched);
+    while (e->live != NULL)
+        cut_request(e->live, ENGINE_FINISH_ERROR);
+}
+
+/* Milliseconds until the running sequence with the least to go has drawn all it may. */
+static double first_end_ms(const struct engine *e)
+{
+    int least = 0;
+    for (const struct request *r = e->live; r != NULL; r = r->next)
+        for (int i = 0; i < r->n_choices; i++) {
+            const struct choice *c = &r->choices[i];
+            int left = c->max_new - c->n_output;
+            if (!c->done && c->seq.state == SEQ_RUNNING && (least == 0 || left < least))
+                least = left;
+        }
+    return (double)least * e->step_ms;
+}
+
+static void update_figures(struct engine *e)
+{
+    struct engine_stats *stats = &e->figures.stats;
+    struct sched_figures f = sched_figures(e->sched);
+    stats->n_running = f.n_running;
+    stats->n_waiting = f.n_waiting;
+    stats->paused = (uint64_t)f.n_paused;
+    stats->preemptions = f.preemptions;
+    stats->prefix_queries = f.prefix_queries;
+    stats->prefix_hits = f.prefix_hits;
+    stats->n_pages = kvpool_n_pages(e->pool);
+    stats->n_pages_used = kvpool_n_held(e->pool);
+    stats->n_pages_cached = kvpool_n_cached(e->pool);
+    stats->idle = !sched_has_work(e->sched);
+    e->figures.first_end_ms = first_end_ms(e);
+}
+
+void engine_step(struct engine *e)
+{
+    struct sched_step step;
+    struct scores scores;
+    if (!e->faulted && sched_has_work(e->sched)) {
+        uint64_t begin = now_ms();
+        sched_plan(e->sched, &step);
+        for (int i = 0; i < step.n_copies; i++)
+            e->runner.copy_page(e->runner.ctx, step.copies[i].dst, step.copies[i].src, step.copies[i].n_pos);
+        if (step.batch.n_rows == 0) {
+            sched_commit(e->sched);
+        } else if (e->runner.forward(e->runner.ctx, &step.batch, &scores, &e->fault) != 0) {
+            fault(e);
+        } else {
+            sched_commit(e->sched);
+            for (int i = 0; i < step.batch.n_seqs; i++)
+                finish_item(e, &step.items[i], &step.batch, &scores);
+            e->figures.stats.prompt_tokens += (uint64_t)step.n_catch_up;
+            e->figures.stats.steps++;
+            e->figures.stats.last_step_ms = now_ms();
+            e->step_ms = mean(e->step_ms, (double)(e->figures.stats.last_step_ms - begin));
+        }
+    }
+    update_figures(e);
+}
+
+void engine_step_bounds(const struct engine *e, size_t *events_out, size_t *bytes_out)
+{
+    struct detok none;
+    detok_init(&none, e->tok, NULL, 0);
+    size_t n_seqs = (size_t)e->info.max_seqs, n_live = n_seqs + (size_t)e->info.max_queue, held = 3 * (DETOK_MAX_STOP_BYTES + 16) + 64;
+    size_t text = 3 * (e->max_token_bytes + 16) + 2 * held;
+    size_t token = sizeof(struct engine_token) + ENGINE_MAX_TOP_LOGPROBS * sizeof(struct engine_logprob) + 64;
+    *events_out = 2 * n_seqs + 2 * n_live + 8;
+    *bytes_out = n_seqs * (text + token) + n_live * held;
+}

@@ -1,0 +1,40 @@
+/* toy_runner.h: a runner whose KV cache is checked and whose scores betray any bookkeeping mistake.
+ *
+ * Each KV cell holds its token, its position and a hash chained over all cells before it, read back through the page table, as real keys and values
+ * depend on all earlier positions. The logits of a row are a function of its cell's hash alone. So a wrong page, a stale cell, a lost copy or a write
+ * to a shared page changes bits of the output, and mostly fails an assertion here first. */
+#ifndef NEXTD_TOY_RUNNER_H
+#define NEXTD_TOY_RUNNER_H
+
+#include <stdint.h>
+
+#include "engine/runner.h"
+#include "engine/text/tokenizer.h"
+
+#define TOY_VOCAB 600 /* three score blocks, the last one short */
+#define TOY_BOS 0
+#define TOY_EOS 1
+#define TOY_EOT 2
+
+struct toy_options {
+    int n_ctx, n_pages, max_rows, max_out;
+    long fail_at; /* the call of forward that fails, from 1; 0: none */
+};
+
+struct toy {
+    struct toy_options opt;
+    struct toy_cell *cells; /* [n_pages * KV_PAGE] */
+    float *logits;          /* [max_out * TOY_VOCAB] */
+    float *block_max;       /* [max_out * blocks] */
+    long n_forward, n_rows, n_copies;
+    int most_rows;          /* in one step */
+};
+
+struct toy *toy_create(const struct toy_options *opt);
+void toy_destroy(struct toy *t);
+struct runner toy_runner(struct toy *t);
+
+/* A vocabulary of TOY_VOCAB tokens: three control tokens, single bytes (so characters are cut by tokens), short words. */
+struct tokenizer *toy_tokenizer(void);
+
+#endif
