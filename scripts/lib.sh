@@ -7,7 +7,10 @@
 set -euo pipefail
 
 NEXTD_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-NEXTD_CACHE=${NEXTD_CACHE:-${HOME:-/tmp}/.cache/nextd}
+NEXTD_CACHE=${NEXTD_CACHE:-${HOME:-}/.cache/nextd}
+# A build machine may have no home of its own; the checkout is writable, or nothing here would work.
+mkdir -p "$NEXTD_CACHE" 2> /dev/null || NEXTD_CACHE=$NEXTD_ROOT/models/cache
+export NEXTD_CACHE
 
 # What the daemon is built from, and what its scripts need to fetch a model.
 BUILD_PACKAGES=(build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libgnutls28-dev libpcre2-dev libinih-dev libsystemd-dev)
