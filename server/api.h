@@ -36,7 +36,7 @@ struct api_prompt {
 /* Absent fields hold their documented defaults. Pointers lead into the arena or into `root`. */
 struct api_request {
     enum api_kind kind;
-    const char *model;     /* NULL: absent */
+    const char *model;     /* NULL or "": whatever is loaded */
     bool stream, include_usage;
 
     int n_choices;

@@ -64,6 +64,12 @@ int api_error_status(const struct err *err)
     return api_error_row(err->code)->status;
 }
 
+const char *api_error_name(const struct err *err)
+{
+    const struct api_error_row *row = api_error_row(err->code);
+    return row->name != NULL ? row->name : row->status >= 500 ? "internal" : "invalid_request";
+}
+
 void api_error_body(struct buf *out, const struct err *err)
 {
     const struct api_error_row *row = api_error_row(err->code);

@@ -7,6 +7,8 @@
 
 /* HTTP status of an error code. */
 int api_error_status(const struct err *err);
+/* Its `code`, or "invalid_request" and the like where OpenAI has none. */
+const char *api_error_name(const struct err *err);
 
 /* Appends {"error":{"message":...,"type":...,"param":...,"code":...}}. Bytes of the message that are no UTF-8 become U+FFFD. */
 void api_error_body(struct buf *out, const struct err *err);

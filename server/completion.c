@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "server/api_error.h"
 #include "server/reply.h"
 #include "server/routes.h"
 #include "server/sse.h"
@@ -25,6 +26,7 @@
 #define COMPLETION_MAX_TEXT_BYTES (64u << 20)     /* of one choice */
 #define COMPLETION_MAX_LOGPROB_BYTES (256u << 20) /* of one choice, each array */
 #define COMPLETION_MAX_REPLY_BYTES (1u << 30)
+#define COMPLETION_MAX_EVENT_BYTES (4u << 20) /* well under what http takes as backlog before it gives a client up */
 #define COMPLETION_SEED_MASK ((UINT64_C(1) << 53) - 1) /* a drawn seed survives clients that keep numbers as doubles */
 
 struct completion_choice {
@@ -173,8 +175,9 @@ static void completion_log_refusal(struct call *call, const struct err *err)
     char line[256];
     if (call->app->opt.log == NULL)
         return;
-    snprintf(line, sizeof line, "request id=%s route=%s status=%d param=%s", call->id, call->route->path, call->status,
-             err->code == ERR_INVALID ? "-" : err->param);
+    /* Not the message nor its path: both may quote the request. */
+    snprintf(line, sizeof line, "request id=%s route=%s status=%d key=%d error=%s", call->id, call->route->path, call->status, call->key_idx,
+             api_error_name(err));
     call->app->opt.log(call->app->opt.log_arg, line);
 }
 
@@ -239,7 +242,7 @@ static bool completion_silent(const struct completion *c)
 static void completion_flush(struct completion *c)
 {
     struct buf *out = &c->call->app->scratch;
-    if (out->failed)
+    if (out->failed || out->n > COMPLETION_MAX_EVENT_BYTES)
         completion_fail_memory(c);
     else if (!completion_silent(c) && (c->call->status != 0 || call_stream_begin(c->call))) {
         c->last_sent_ns = uv_hrtime();
@@ -307,6 +310,11 @@ static void completion_take(struct completion *c, struct completion_part *part, 
         completion_fail_memory(c);
 }
 
+static bool completion_is_own_end(enum engine_finish why)
+{
+    return why == ENGINE_FINISH_STOP || why == ENGINE_FINISH_LENGTH;
+}
+
 static void completion_finish_choice(struct completion *c, struct completion_part *part, const struct engine_event *ev)
 {
     int index = (int)part->prompt_idx * c->api->n_choices + ev->choice;
@@ -317,7 +325,7 @@ static void completion_finish_choice(struct completion *c, struct completion_par
     for (int i = 0; i < c->api->n_stop_ids; i++)
         if (c->api->stop_ids[i] == ev->matched_stop_id)
             ch->finish.stop_id = ev->matched_stop_id;
-    if (c->api->stream && (ev->finish == ENGINE_FINISH_STOP || ev->finish == ENGINE_FINISH_LENGTH))
+    if (c->api->stream && completion_is_own_end(ev->finish))
         sse_finish(&c->sse, &c->call->app->scratch, index, &ch->finish, &c->origin);
 }
 
@@ -348,8 +356,12 @@ static void completion_end_stream(struct completion *c)
     }
     buf_puts(out, SSE_DONE);
     completion_flush(c);
-    if (!completion_silent(c))
+    if (completion_silent(c))
+        return;
+    if (c->call->status != 0)
         http_stream_end(c->call->x);
+    else
+        call_fail(c->call, &c->failure); /* not even the last event could be made */
 }
 
 static void completion_answer(struct completion *c)
@@ -374,10 +386,10 @@ static void completion_log(const struct completion *c)
     double tok_s = decode_s > 0 && c->usage.n_output > c->n_choices ? (double)(c->usage.n_output - c->n_choices) / decode_s : 0;
     if (call->app->opt.log == NULL)
         return;
-    snprintf(line, sizeof line,
-             "request id=%s route=%s status=%d key=%d stream=%d prompt=%" PRIu64 " cached=%" PRIu64 " output=%" PRIu64
-             " ttft_ms=%.1f total_ms=%.1f tok_s=%.1f finish=%s%s",
-             call->id, call->route->path, call->status, call->key_idx, c->api->stream, c->usage.n_prompt, c->usage.n_cached, c->usage.n_output, ttft_ms,
+    int n = snprintf(line, sizeof line, "request id=%s route=%s status=%d key=%d stream=%d prompt=%" PRIu64 " cached=%" PRIu64 " output=%" PRIu64,
+                     call->id, call->route->path, call->status, call->key_idx, c->api->stream, c->usage.n_prompt,
+                     c->usage.n_cached, c->usage.n_output);
+    snprintf(line + n, sizeof line - (size_t)n, " ttft_ms=%.1f total_ms=%.1f tok_s=%.1f finish=%s%s", ttft_ms,
              (double)(now - call->arrived_ns) / 1e6, tok_s, reply_finish_name(c->worst), call->gone ? " client=gone" : "");
     call->app->opt.log(call->app->opt.log_arg, line);
 }
@@ -442,7 +454,9 @@ void completion_event(const struct engine_event *ev)
     case ENGINE_CHOICE:
         if (!heard)
             break;
-        completion_take(c, part, ev);
+        /* A choice that was broken off says nothing more: while no byte is out, END can still be a real status. */
+        if (ev->type == ENGINE_TEXT || completion_is_own_end(ev->finish))
+            completion_take(c, part, ev);
         if (ev->type == ENGINE_CHOICE)
             completion_finish_choice(c, part, ev);
         if (c->call->app->scratch.n > 0 || c->call->app->scratch.failed)

@@ -1,7 +1,7 @@
 /* status_route.c: GET /health, /version and /metrics.
  *
- * /health: the status code says whether traffic should come (200, or 503 while the model loads, once the server stops and when the engine has failed);
- * the body says which, so that a supervisor does not take a slow start for a failure. */
+ * /health answers in every state, without a key: 200 where requests are served, 503 where they are not, and the body says why (`loading` with its
+ * progress, `stopping`, `faulted`), so that a supervisor can tell a slow start from a failure. */
 #include <string.h>
 
 #include "engine/engine.h"
@@ -23,7 +23,7 @@ void status_route_health(struct call *c, const char *body, size_t n)
     if (app->engine == NULL && total > 0)
         buf_printf(&out, ",\"progress\":%.3f", (double)app->loading_done / (double)total);
     buf_puts(&out, "}");
-    call_reply(c, stats.faulted || app->draining || app->engine == NULL ? 503 : 200, &out);
+    call_reply(c, strcmp(status, "ok") == 0 ? 200 : 503, &out);
     buf_finish(&out);
 }
 
