@@ -64,6 +64,7 @@ static uint8_t *slab_take(struct cpu *c, size_t size, struct err *err)
 static const struct cpu_kernels *const tables[] = {
 #if defined(__x86_64__)
     &cpu_kernels_avx512,
+    &cpu_kernels_avx2,
 #endif
     &cpu_kernels_generic, /* last: "cpu" takes the first that the machine supports */
 };

@@ -378,44 +378,54 @@ static void test_mixed_types_windows_and_norms_give_the_same_bits_everywhere(voi
                                .window = 1, .act = ACT_SILU, ALL(TENSOR_Q8_0)});
 }
 
+/* qkv over one row of activations equals quant_dot for each output. Activations of full magnitude and equal or matching signs drive the integer sums to
+ * their ends, where 16-bit sums would saturate. */
+static void assert_canonical_dot(const char *device, enum tensor_type type, int pattern)
+{
+    const int n_cols = 768, n_rows = 128;
+    struct backend_shape shape = {1, n_cols, 64, 2, 1, 32, 64, 32, false, 1, 1, 1, 1, device};
+    struct backend *be = NULL;
+    struct matrix *m = NULL;
+    struct vector *w = NULL;
+    struct err err;
+    assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+    struct cpu *c = (struct cpu *)be;
+    struct tensor t = random_tensor(type, n_rows, n_cols);
+    assert_int_equal(backend_cpu.matrix_stack(be, &t, 1, &m, &err), 0);
+    float x[768], normed[768], ones[768];
+    for (int i = 0; i < n_cols; i++) {
+        x[i] = pattern == 0 ? rng_float(3.0f) : pattern == 1 ? 1.0f : pattern == 2 ? -1.0f : rng() % 2 ? 1.0f : -1.0f;
+        ones[i] = 1.0f;
+    }
+    assert_int_equal(backend_cpu.vector(be, ones, n_cols, &w, &err), 0);
+    int32_t zero = 0;
+    const int32_t *pages[1] = {page_tables[0]};
+    struct batch b = {1, &zero, &zero, &zero, 1, pages, 0, &zero};
+    backend_cpu.begin(be, &b, NULL, 0);
+    memcpy(c->x, x, sizeof x);
+    backend_cpu.norm(be, w, 1e-5f, m);
+    backend_cpu.qkv(be, m, NULL);
+    float factor = num_rms_factor(x, n_cols, 1e-5f);
+    for (int i = 0; i < n_cols; i++)
+        normed[i] = x[i] * factor;
+    for (int n = 0; n < n_rows; n++) {
+        float want = quant_dot(type, (const uint8_t *)t.data + (size_t)n * quant_row_bytes(type, n_cols), normed, n_cols);
+        if (memcmp(&want, &c->qkv[n], sizeof want) != 0)
+            fail_msg("%s, type %d, pattern %d, output %d: %a, not %a", device, (int)type, pattern, n, (double)c->qkv[n], (double)want);
+    }
+    free((void *)t.data);
+    backend_cpu.close(be);
+}
+
 static void test_a_product_is_the_canonical_dot(void **state)
 {
     (void)state;
-    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
-        if (!device_runs(devices[d]))
-            continue;
-        struct backend_shape shape = {1, 64, 64, 2, 1, 32, 64, 32, false, 1, 1, 1, 1, devices[d]};
-        struct backend *be;
-        struct err err;
-        assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
-        struct cpu *c = (struct cpu *)be;
-        struct tensor t = random_tensor(TENSOR_Q5_1, 128, 64);
-        struct matrix *m;
-        assert_int_equal(backend_cpu.matrix_stack(be, &t, 1, &m, &err), 0);
-        float x[64], normed[64], ones[64];
-        for (int i = 0; i < 64; i++) {
-            x[i] = rng_float(3.0f);
-            ones[i] = 1.0f;
-        }
-        struct vector *w;
-        assert_int_equal(backend_cpu.vector(be, ones, 64, &w, &err), 0);
-        int32_t zero = 0;
-        const int32_t *pages[1] = {page_tables[0]};
-        struct batch b = {1, &zero, &zero, &zero, 1, pages, 0, &zero};
-        backend_cpu.begin(be, &b, NULL, 0);
-        memcpy(c->x, x, sizeof x);
-        backend_cpu.norm(be, w, 1e-5f, m);
-        backend_cpu.qkv(be, m, NULL);
-        float factor = num_rms_factor(x, 64, 1e-5f);
-        for (int i = 0; i < 64; i++)
-            normed[i] = x[i] * factor;
-        for (int n = 0; n < 128; n++) {
-            float want = quant_dot(TENSOR_Q5_1, (const uint8_t *)t.data + (size_t)n * quant_row_bytes(TENSOR_Q5_1, 64), normed, 64);
-            assert_memory_equal(&want, &c->qkv[n], sizeof want);
-        }
-        free((void *)t.data);
-        backend_cpu.close(be);
-    }
+    static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
+                                             TENSOR_Q8_0, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++)
+        for (size_t t = 0; t < sizeof types / sizeof *types && device_runs(devices[d]); t++)
+            for (int pattern = 0; pattern < 4; pattern++)
+                assert_canonical_dot(devices[d], types[t], pattern);
 }
 
 static void test_a_copied_page_continues_as_the_original(void **state)

@@ -1,0 +1,218 @@
+/* attend_simd.h: attention over the KV pages, once for all widths; include after simd_<isa>.h. The formula is in lanes.h.
+ *
+ * Up to VF_QUERIES queries (heads that share a kv head, of one or more consecutive rows) pass over a page together, so that each f16 line is widened
+ * once for all:
+ *
+ *   scores   a lane is a key: K lies transposed, [d][64]; per d two vectors of keys times each query's broadcast q[d]
+ *   values   a lane is a dimension: V lies [64][d]; per key VF_LINES vectors of dimensions times each query's broadcast p[t]
+ *
+ * Queries of one pass may see different ranges of a chunk (the diagonal, a window's edge). Score lanes that a query does not see are selected away. Values
+ * must not be touched there, so a chunk's keys are walked in up to three stretches: those that only the earlier queries see, those that all see (together),
+ * those that only the later ones see (alone again); per query the order is ascending all the same. */
+#ifndef NEXTD_CPU_ATTEND_SIMD_H
+#define NEXTD_CPU_ATTEND_SIMD_H
+
+#include "engine/backend/cpu/simd_rows.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* The queries of one pass and their running results. */
+struct queries {
+    int n;
+    const float *q[VF_QUERIES];
+    float *out[VF_QUERIES];
+    int first[VF_QUERIES], last[VF_QUERIES]; /* visible positions */
+    int lo[VF_QUERIES], hi[VF_QUERIES];      /* visible keys of the current chunk; lo > hi: none */
+    bool started[VF_QUERIES];
+    float m[VF_QUERIES], l[VF_QUERIES];       /* running */
+    float *p;                                   /* [n][64] scores, then weights */
+    float *o, *run;                             /* [n][v_stride] of the chunk, running */
+};
+
+/* Raw q.k of keys 0 .. n_keys - 1 (a multiple of two vectors), for n queries. */
+ALWAYS_INLINE void dots(const int n, const struct queries *s, const uint16_t *k, int head_dim, int n_keys)
+{
+    for (int key = 0; key < n_keys; key += 2 * VF_LANES) {
+        vf acc[VF_QUERIES][2];
+        UNROLL for (int i = 0; i < n; i++)
+            acc[i][0] = acc[i][1] = vf_set1(0.0f);
+        const uint16_t *line = k + key;
+        for (int d = 0; d < head_dim; d++, line += KV_PAGE) {
+            vf k0 = vf_load_f16(line), k1 = vf_load_f16(line + VF_LANES);
+            UNROLL for (int i = 0; i < n; i++) {
+                vf a = vf_set1(s->q[i][d]);
+                acc[i][0] = vf_fma(k0, a, acc[i][0]);
+                acc[i][1] = vf_fma(k1, a, acc[i][1]);
+            }
+        }
+        UNROLL for (int i = 0; i < n; i++) {
+            vf_store(s->p + 64 * i + key, acc[i][0]);
+            vf_store(s->p + 64 * i + key + VF_LANES, acc[i][1]);
+        }
+    }
+}
+
+/* Query i: scores to weights, in place; the chunk's max and sum. What the query does not see becomes -infinity, whose weight is +0. */
+ALWAYS_INLINE void weigh(struct queries *s, int i, float scale, float *m_out, float *l_out)
+{
+    float *p = s->p + 64 * i;
+    vf v[FOLD_VECTORS], max = vf_set1(-INFINITY);
+    UNROLL for (int g = 0; g < FOLD_VECTORS; g++)
+        vf_store(p + VF_LANES * g, vf_mul(vf_set1(scale), vf_load(p + VF_LANES * g)));
+    for (int t = 0; t < s->lo[i]; t++)
+        p[t] = -INFINITY;
+    for (int t = s->hi[i] + 1; t < KV_PAGE; t++)
+        p[t] = -INFINITY;
+    UNROLL for (int g = 0; g < FOLD_VECTORS; g++)
+        max = vf_max(max, vf_load(p + VF_LANES * g));
+    float m = vf_reduce_max(max);
+    UNROLL for (int g = 0; g < FOLD_VECTORS; g++) {
+        v[g] = vf_exp(vf_sub(vf_load(p + VF_LANES * g), vf_set1(m)));
+        vf_store(p + VF_LANES * g, v[g]);
+    }
+    *m_out = m;
+    *l_out = vf_fold64(v);
+}
+
+/* Adds keys lo..hi to the values of queries i0 .. i0+n-1, `lines` vectors of dimensions from dimension d on. */
+ALWAYS_INLINE void add_values(const int n, const int lines, struct queries *s, int i0, const uint16_t *v, int v_stride, int d, int lo, int hi)
+{
+    vf acc[VF_QUERIES][VF_LINES];
+    float *o = s->o + (size_t)i0 * (size_t)v_stride + d;
+    const float *p = s->p + 64 * i0;
+    UNROLL for (int i = 0; i < n; i++)
+        UNROLL for (int g = 0; g < lines; g++)
+            acc[i][g] = vf_load(o + i * v_stride + VF_LANES * g);
+    const uint16_t *line = v + (size_t)lo * (size_t)v_stride + d;
+    for (int t = lo; t <= hi; t++, line += v_stride) {
+        vf x[VF_LINES];
+        UNROLL for (int g = 0; g < lines; g++)
+            x[g] = vf_load_f16(line + VF_LANES * g);
+        UNROLL for (int i = 0; i < n; i++) {
+            vf a = vf_set1(p[64 * i + t]);
+            UNROLL for (int g = 0; g < lines; g++)
+                acc[i][g] = vf_fma(x[g], a, acc[i][g]);
+        }
+    }
+    UNROLL for (int i = 0; i < n; i++)
+        UNROLL for (int g = 0; g < lines; g++)
+            vf_store(o + i * v_stride + VF_LANES * g, acc[i][g]);
+}
+
+ALWAYS_INLINE void add_stretch(const int n, struct queries *s, int i0, const uint16_t *v, int v_stride, int lo, int hi)
+{
+    if (lo > hi)
+        return;
+    int d = 0;
+    for (; d + VF_LINES * VF_LANES <= v_stride; d += VF_LINES * VF_LANES)
+        add_values(n, VF_LINES, s, i0, v, v_stride, d, lo, hi);
+    for (; d < v_stride; d += VF_LANES)
+        add_values(n, 1, s, i0, v, v_stride, d, lo, hi);
+}
+
+/* The values of a chunk, in stretches; see the top. */
+ALWAYS_INLINE void chunk_values(const int n, struct queries *s, const uint16_t *v, int v_stride)
+{
+    int from = 0, to = KV_PAGE - 1;
+    for (int i = 0; i < n; i++) {
+        from = s->lo[i] > from ? s->lo[i] : from;
+        to = s->hi[i] < to ? s->hi[i] : to;
+    }
+    memset(s->o, 0, (size_t)n * (size_t)v_stride * sizeof *s->o);
+    if (from > to) {
+        for (int i = 0; i < n; i++)
+            add_stretch(1, s, i, v, v_stride, s->lo[i], s->hi[i]);
+        return;
+    }
+    for (int i = 0; i < n; i++)
+        add_stretch(1, s, i, v, v_stride, s->lo[i], from - 1);
+    add_stretch(n, s, 0, v, v_stride, from, to);
+    for (int i = 0; i < n; i++)
+        add_stretch(1, s, i, v, v_stride, to + 1, s->hi[i]);
+}
+
+static void merge(struct queries *s, int i, float m, float l, int v_stride)
+{
+    float *o = s->o + (size_t)i * (size_t)v_stride, *run = s->run + (size_t)i * (size_t)v_stride;
+    if (!s->started[i]) {
+        s->started[i] = true;
+        s->m[i] = m;
+        s->l[i] = l;
+        memcpy(run, o, (size_t)v_stride * sizeof *o);
+        return;
+    }
+    lanes_attend_merge(m, l, o, v_stride, &s->m[i], &s->l[i], run);
+}
+
+/* n queries over all their chunks. */
+ALWAYS_INLINE void pass(const int n, struct queries *s, const struct attend_job *j)
+{
+    int first = s->first[0], last = s->last[0];
+    for (int i = 0; i < n; i++) {
+        first = s->first[i] < first ? s->first[i] : first;
+        last = s->last[i] > last ? s->last[i] : last;
+        s->started[i] = false;
+    }
+    for (int c = first / KV_PAGE; c <= last / KV_PAGE; c++) {
+        const uint16_t *k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, *v = k + (size_t)j->head_dim * KV_PAGE;
+        int most = 0;
+        for (int i = 0; i < n; i++) {
+            s->lo[i] = s->first[i] > c * KV_PAGE ? s->first[i] - c * KV_PAGE : 0;
+            s->hi[i] = s->last[i] < c * KV_PAGE + KV_PAGE - 1 ? s->last[i] - c * KV_PAGE : KV_PAGE - 1;
+            most = s->hi[i] > most ? s->hi[i] : most;
+        }
+        int unit = 2 * VF_LANES, n_keys = (most + unit) / unit * unit; /* beyond: no query looks */
+        dots(n, s, k, j->head_dim, n_keys);
+        float m[VF_QUERIES] = {0}, l[VF_QUERIES] = {0};
+        for (int i = 0; i < n; i++)
+            if (s->lo[i] <= s->hi[i])
+                weigh(s, i, j->scale, &m[i], &l[i]);
+        chunk_values(n, s, v, j->v_stride);
+        for (int i = 0; i < n; i++)
+            if (s->lo[i] <= s->hi[i])
+                merge(s, i, m[i], l[i], j->v_stride);
+    }
+    for (int i = 0; i < n; i++) {
+        float inverse = 1.0f / s->l[i];
+        for (int d = 0; d < j->head_dim; d++)
+            s->out[i][d] = s->run[(size_t)i * (size_t)j->v_stride + (size_t)d] * inverse;
+    }
+}
+
+static void pass_any(struct queries *s, const struct attend_job *j)
+{
+    switch (s->n) {
+    case 1: pass(1, s, j); break;
+    case 2: pass(2, s, j); break;
+    case 3: pass(3, s, j); break;
+#if VF_QUERIES > 3
+    case 4: pass(4, s, j); break;
+    case 5: pass(5, s, j); break;
+    case 6: pass(6, s, j); break;
+#endif
+    default: assert(!"a pass has 1 to VF_QUERIES queries");
+    }
+}
+
+static void simd_attend(const struct attend_job *j, float *scratch)
+{
+    int total = j->n_rows * j->n_heads, n_passes = (total + VF_QUERIES - 1) / VF_QUERIES, at = 0;
+    struct queries s;
+    s.p = scratch;
+    s.o = s.p + VF_QUERIES * KV_PAGE;
+    s.run = s.o + VF_QUERIES * j->v_stride;
+    for (int pass_idx = 0; pass_idx < n_passes; pass_idx++) {
+        s.n = (total + n_passes - 1 - pass_idx) / n_passes;
+        for (int i = 0; i < s.n; i++, at++) {
+            int row = at / j->n_heads, head = at % j->n_heads;
+            s.q[i] = j->q + (size_t)row * j->q_stride + (size_t)head * (size_t)j->head_dim;
+            s.out[i] = j->out + (size_t)row * j->out_stride + (size_t)head * (size_t)j->head_dim;
+            s.first[i] = attend_first(j, row);
+            s.last[i] = j->pos + row;
+        }
+        pass_any(&s, j);
+    }
+}
+
+#endif

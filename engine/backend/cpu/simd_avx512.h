@@ -1,0 +1,141 @@
+/* simd_avx512.h: 16 f32 lanes under the names that simd_rows.h and attend_simd.h use; simd_avx2.h is the same for 8. Each is one instruction or a
+ * fixed few, so the order of operations is what the including file writes. For *_avx512.c only. */
+#ifndef NEXTD_CPU_SIMD_AVX512_H
+#define NEXTD_CPU_SIMD_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "engine/numerics/numerics.h"
+
+#define VF_LANES 16
+#define VF_QUERIES 6 /* queries in one pass of attention: their accumulators fill the registers */
+#define VF_LINES 4   /* vectors of dimensions in one pass */
+
+typedef __m512 vf; /* the one typedef: a register, not a struct of ours */
+
+static inline vf vf_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+static inline vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void vf_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* num_f16_from_f32: saturating, to nearest even; NaN stays NaN. */
+static inline void vf_store_f16(uint16_t *p, vf v)
+{
+    v = _mm512_min_ps(_mm512_set1_ps(65504.0f), _mm512_max_ps(_mm512_set1_ps(-65504.0f), v));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vf vf_negate(vf a)
+{
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+
+/* The second operand where one is NaN. */
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vf vf_rint(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* 2^n for whole n in -126..127. */
+static inline vf vf_power_of_2(vf n)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+
+/* v, but +0 in lanes where x < limit. */
+static inline vf vf_zero_below(vf v, vf x, float limit)
+{
+    return _mm512_maskz_mov_ps(_mm512_knot(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_LT_OQ)), v);
+}
+
+static inline int vf_any_nan(vf v)
+{
+    return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0;
+}
+
+static inline float vf_reduce_max(vf v)
+{
+    return _mm512_reduce_max_ps(v); /* a maximum has no order */
+}
+
+/* The tail of num_fold64: lane j += lane j + 8, 4, 2, 1. */
+static inline float vf_fold(vf v)
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    b = _mm_add_ss(b, _mm_shuffle_ps(b, b, 1));
+    return _mm_cvtss_f32(b);
+}
+
+/* The greatest magnitude of 32 values, as bits: NaN and infinity order above all numbers. */
+static inline uint32_t simd_max_bits(const float *x)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i a = _mm512_and_si512(_mm512_loadu_si512(x), magnitude), b = _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude);
+    return _mm512_reduce_max_epu32(_mm512_max_epu32(a, b));
+}
+
+/* q = rint(x * inverse) of 32 values, |q| <= 127, and its sums by halves. */
+static inline void simd_quantise_block(const float *x, float inverse, int8_t *q, int32_t sum[2])
+{
+    __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), _mm512_set1_ps(inverse)));
+    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(a));
+    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(b));
+    sum[0] = _mm512_reduce_add_epi32(a);
+    sum[1] = _mm512_reduce_add_epi32(b);
+}
+
+#endif

@@ -1,0 +1,126 @@
+/* simd_rows.h: the row loops that a compiler does not vectorise by itself, once for all widths. Include after simd_<isa>.h.
+ *
+ * Each is a function of numerics.h or lanes.h, operation by operation the same; lanes are different values, so the width changes no bit. */
+#ifndef NEXTD_CPU_SIMD_ROWS_H
+#define NEXTD_CPU_SIMD_ROWS_H
+
+#include "engine/backend/cpu/lanes.h"
+
+#define FOLD_VECTORS (64 / VF_LANES)
+
+/* num_exp_f32. */
+static inline vf vf_exp(vf x)
+{
+    vf c = vf_min(vf_set1(NUM_EXP_MAX), x);
+    vf n = vf_rint(vf_mul(c, vf_set1(1.44269504f)));
+    vf r = vf_fma(n, vf_set1(-0.693359375f), c);
+    r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+    vf p = vf_set1(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
+    return vf_zero_below(vf_mul(p, vf_power_of_2(n)), x, NUM_EXP_MIN);
+}
+
+/* num_fold64 of 64 lanes in FOLD_VECTORS vectors, which are overwritten. */
+static inline float vf_fold64(vf *v)
+{
+    for (int half = FOLD_VECTORS / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; j++)
+            v[j] = vf_add(v[j], v[j + half]);
+    return vf_fold(v[0]);
+}
+
+static inline void simd_norm(const float *x, const float *w, int n, float eps, float *out)
+{
+    if (n % 64 != 0) {
+        lanes_norm(x, w, n, eps, out);
+        return;
+    }
+    vf sum[FOLD_VECTORS];
+    for (int g = 0; g < FOLD_VECTORS; g++)
+        sum[g] = vf_set1(0.0f);
+    for (int i = 0; i < n; i += 64)
+        for (int g = 0; g < FOLD_VECTORS; g++) {
+            vf v = vf_load(x + i + VF_LANES * g);
+            sum[g] = vf_fma(v, v, sum[g]);
+        }
+    vf factor = vf_set1(1.0f / sqrtf(vf_fold64(sum) / (float)n + eps));
+    for (int i = 0; i < n; i += VF_LANES)
+        vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), factor), vf_load(w + i)));
+}
+
+static inline int simd_quantise(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
+{
+    if (needs != NEEDS_Q || o->n_cols % QUANT_BLOCK != 0)
+        return lanes_quantise(x, o, row, first_block, n_blocks, needs);
+    int rc = 0;
+    for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
+        size_t at = (size_t)operand_place(o->n_blocks, b) * (size_t)o->stride + (size_t)row;
+        uint32_t max_bits = simd_max_bits(x);
+        float amax = num_f32_from_bits(max_bits), d = 0.0f;
+        int32_t sum[2] = {0, 0};
+        if (max_bits >= 0x7f800000u || amax < QUANT_TINY) {
+            memset(o->q + at * QUANT_BLOCK, 0, QUANT_BLOCK);
+            rc = max_bits >= 0x7f800000u ? -1 : rc;
+        } else {
+            simd_quantise_block(x, 127.0f / amax, o->q + at * QUANT_BLOCK, sum);
+            d = amax / 127.0f;
+        }
+        o->d[at] = d;
+        o->s[at] = d * (float)(sum[0] + sum[1]);
+        o->bias[at] = -128 * (sum[0] + sum[1]);
+        o->half[0][at] = -32 * sum[0];
+        o->half[1][at] = -32 * sum[1];
+    }
+    return rc;
+}
+
+static inline void simd_activate(enum activation act, const float *gate, const float *up, float *out)
+{
+    for (int i = 0; i < CPU_STRIPE; i += VF_LANES) {
+        vf x = vf_load(gate + i), u = x;
+        if (act == ACT_GELU_TANH)
+            u = vf_mul(x, vf_fma(vf_mul(x, x), vf_set1(0.0713548163f), vf_set1(1.5957691216f)));
+        vf y = vf_div(x, vf_add(vf_set1(1.0f), vf_exp(vf_negate(u))));
+        vf_store(out + i, vf_mul(y, vf_load(up + i)));
+    }
+}
+
+static inline void simd_add(float *x, const float *y, int n)
+{
+    lanes_add(x, y, n);
+}
+
+static inline void simd_rotate(float *x, int rope_dims, bool neox, const float *cs)
+{
+    lanes_rotate(x, rope_dims, neox, cs);
+}
+
+static inline void simd_to_f16(const float *x, int n, uint16_t *out)
+{
+    int i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES)
+        vf_store_f16(out + i, vf_load(x + i));
+    lanes_to_f16(x + i, n - i, out + i);
+}
+
+static inline float simd_max(const float *x, int n)
+{
+    if (n < VF_LANES)
+        return lanes_max(x, n);
+    vf max = vf_load(x);
+    int i = 0, nan = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) {
+        vf v = vf_load(x + i);
+        nan |= vf_any_nan(v);
+        max = vf_max(max, v);
+    }
+    float rest = i < n ? lanes_max(x + i, n - i) : x[0], most = vf_reduce_max(max);
+    return nan || rest != rest ? NAN : rest > most ? rest : most;
+}
+
+#endif
