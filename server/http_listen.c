@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -26,13 +27,16 @@ static bool http_is_loopback(const struct sockaddr *sa)
     return sa->sa_family == AF_UNIX;
 }
 
-/* Reads back from the kernel what the socket is bound to. */
+/* Reads back from the kernel what the socket is bound to. Accepted sockets inherit the mark: the kernel holds so much that it has not sent yet, so
+ * that a client who stops reading is felt here, after 128 KiB and not after the megabytes that a send buffer grows to. */
 static int http_listen_describe(struct http_listener *l, struct err *err)
 {
     struct sockaddr_storage sa = {0};
     socklen_t n = sizeof sa;
     if (getsockname(l->fd, (struct sockaddr *)&sa, &n) != 0)
         return err_set(err, ERR_IO, "descriptor %d is not a socket: %s", l->fd, strerror(errno));
+    int unsent_bytes = 128 * 1024;
+    setsockopt(l->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes, sizeof unsent_bytes); /* a unix socket has no such thing */
     l->loopback = http_is_loopback((struct sockaddr *)&sa);
     l->port = sa.ss_family == AF_INET    ? ntohs(((struct sockaddr_in *)&sa)->sin_port)
               : sa.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&sa)->sin6_port)
