@@ -49,6 +49,7 @@ class Daemon:
 
     def __init__(self, *options, model=SMOLLM2, wait=True, env=None, tcp=True, prefix=(), pass_fds=()):
         self.port = free_port() if tcp else None
+        self.model = Path(model).stem  # its name in the API, unless --alias says otherwise
         self.log_file = tempfile.NamedTemporaryFile(prefix="nextd-", suffix=".log")
         command = [*map(str, prefix), str(NEXTD), "serve", "-m", str(model), *map(str, options)]
         if tcp:

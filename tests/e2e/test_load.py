@@ -130,7 +130,7 @@ def test_what_the_queue_cannot_hold_is_429_with_retry_after(start):
         assert r[3]["completion_tokens"] == 200
     # The official client sees its own exception, and a place is free again.
     d.wait_metric("num_requests_running", 0)
-    assert d.client().completions.create(model="", prompt="Hello", max_tokens=3).usage.completion_tokens == 3
+    assert d.client().completions.create(model=d.model, prompt="Hello", max_tokens=3).usage.completion_tokens == 3
 
 
 def test_overcommit_finishes_everybody_with_the_bytes_of_the_lone_run(start):
@@ -221,7 +221,7 @@ def test_streams_that_outlast_the_drain_get_their_terminal_event(start):
 def test_cancelled_official_client_streams_free_their_sequences(smollm2):
     with smollm2.client() as c:
         for i in range(4):
-            with c.completions.create(model="", prompt=prompt(i), max_tokens=400, stream=True, extra_body={"ignore_eos": True}) as s:
+            with c.completions.create(model=smollm2.model, prompt=prompt(i), max_tokens=400, stream=True, extra_body={"ignore_eos": True}) as s:
                 next(iter(s))
     smollm2.wait_metric("num_requests_running", 0)
 
@@ -231,7 +231,7 @@ def test_the_official_client_raises_its_own_error_for_429(start):
 
     async def run():
         async with d.async_client() as c:
-            jobs = [c.completions.create(model="", prompt=prompt(i), max_tokens=150, extra_body={"ignore_eos": True}) for i in range(6)]
+            jobs = [c.completions.create(model=d.model, prompt=prompt(i), max_tokens=150, extra_body={"ignore_eos": True}) for i in range(6)]
             return await asyncio.gather(*jobs, return_exceptions=True)
 
     results = asyncio.run(run())

@@ -10,7 +10,7 @@ from test_load import request as load_request
 
 def test_qwen_writes_code_in_a_chat(qwen):
     messages = [{"role": "user", "content": "Write a Python function add(a, b) that returns the sum. Only code."}]
-    r = qwen.client().chat.completions.create(model="", messages=messages, max_tokens=60, temperature=0)
+    r = qwen.client().chat.completions.create(model=qwen.model, messages=messages, max_tokens=60, temperature=0)
     text = r.choices[0].message.content
     assert "def add" in text and "return" in text
     assert "<|im_end|>" not in text
@@ -19,13 +19,13 @@ def test_qwen_writes_code_in_a_chat(qwen):
 
 def test_qwen_ends_by_its_end_of_turn_token(qwen):
     messages = [{"role": "user", "content": "Answer with one word: what is the capital of France?"}]
-    r = qwen.client().chat.completions.create(model="", messages=messages, max_tokens=50, temperature=0)
+    r = qwen.client().chat.completions.create(model=qwen.model, messages=messages, max_tokens=50, temperature=0)
     assert r.choices[0].finish_reason == "stop"
     assert "Paris" in r.choices[0].message.content
 
 
 def test_qwen_streams_equal_whole_answers(qwen):
-    body = {"model": "", "messages": [{"role": "user", "content": "你好，请用中文介绍一下你自己。"}], "max_tokens": 40, "temperature": 0.7, "seed": 3}
+    body = {"model": qwen.model, "messages": [{"role": "user", "content": "你好，请用中文介绍一下你自己。"}], "max_tokens": 40, "temperature": 0.7, "seed": 3}
     c = qwen.client()
     whole = c.chat.completions.create(**body).choices[0].message.content
     pieces = [e.choices[0].delta.content or "" for e in c.chat.completions.create(**body, stream=True) if e.choices]
@@ -34,13 +34,13 @@ def test_qwen_streams_equal_whole_answers(qwen):
 
 
 def test_gemma_completes(gemma):
-    r = gemma.client().completions.create(model="", prompt="The capital of Germany is", max_tokens=6, temperature=0)
+    r = gemma.client().completions.create(model=gemma.model, prompt="The capital of Germany is", max_tokens=6, temperature=0)
     assert "Berlin" in r.choices[0].text
 
 
 def test_gemma_without_a_template_refuses_chat_and_names_the_option(gemma):
     with pytest.raises(openai.BadRequestError) as e:
-        gemma.client().chat.completions.create(model="", messages=[{"role": "user", "content": "Hi"}])
+        gemma.client().chat.completions.create(model=gemma.model, messages=[{"role": "user", "content": "Hi"}])
     assert "--chat-template" in str(e.value)
 
 
@@ -48,7 +48,7 @@ def test_gemma_chats_with_a_template_from_a_file(start, tmp_path):
     template = tmp_path / "plain.jinja"
     template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
     d = start("--chat-template", template, "--kv-tokens", 4096, model=GEMMA)
-    r = d.client().chat.completions.create(model="", messages=[{"role": "user", "content": "Count to five."}], max_tokens=8, temperature=0)
+    r = d.client().chat.completions.create(model=d.model, messages=[{"role": "user", "content": "Count to five."}], max_tokens=8, temperature=0)
     assert r.choices[0].message.role == "assistant" and r.usage.completion_tokens > 0
 
 
