@@ -47,9 +47,9 @@ $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # What the tests of the whole engine share.
-$(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(BUILD)/tests/engine/toy_runner.o $(BUILD)/tests/engine/matrix.o
+$(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libnextd.a
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka -o $@
 
 # Fuzzers are built by clang in a build directory of their own: make BUILD=build/fuzz CC=clang SAN=... fuzzers
 fuzzers: $(FUZZERS)

@@ -314,6 +314,10 @@ static void add_samplers(struct builder *b)
     j = add_sampled(b, "n=3, two pages, logprobs", 0, 128);
     j->req.n_choices = 3;
     j->req.n_logprobs = 4;
+    j = add_sampled(b, "n=8, long output", 13, 30);
+    j->req.n_choices = 8;
+    j->req.max_tokens = 130;
+    j->req.ignore_eos = true;
     j = add_sampled(b, "n=4, short", 12, 5);
     j->req.n_choices = 4;
     j->req.top_p = 0.95f;
