@@ -122,7 +122,7 @@ static int api_read_neutral(struct api_reader *r, const json_t *v, const struct 
 
 static int api_read_field(struct api_reader *r, json_t *v, const struct api_field *f, void *out)
 {
-    void *at = (char *)out + f->offset;
+    void *at = out != NULL ? (char *)out + f->offset : NULL; /* tables of idle and called fields have no struct */
     switch (f->type) {
     case API_BOOL:
         if (!json_is_boolean(v))
