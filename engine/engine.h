@@ -197,6 +197,7 @@ struct engine_event {
     int32_t matched_stop_id;    /* CHOICE: end token or stop id that ended it, or -1 */
     /* END (and CHOICE for its own output) */
     int n_prompt, n_cached, n_output; /* tokens; n_output counts every drawn token, the ending one included */
+    int64_t queue_ms;           /* END: from engine_submit to the begin of the step that computed its first row; -1: none was */
     struct err err;             /* FINISH_ERROR */
 };
 

@@ -53,6 +53,7 @@ struct request {
     int n_live;                      /* choices that have not ended */
     int n_output;
     enum engine_finish finish;       /* the worst so far */
+    uint64_t submitted_ms, first_row_ms; /* first_row_ms 0: it has not run yet */
 
     struct engine_token *prompt_tokens; /* [n_prompt], NULL where the prompt is not scored */
     struct engine_logprob *prompt_top;  /* [n_prompt * n_prompt_logprobs] */
@@ -112,6 +113,7 @@ void engine_forget_all(struct engine *e); /* frees every request; the engine thr
 /* step.c: one turn of the engine thread after its commands were taken. */
 void engine_take(struct engine *e, struct mail_node *taken);
 void engine_step(struct engine *e);
+uint64_t engine_now_ms(void); /* CLOCK_MONOTONIC; for figures, never for a decision */
 /* Bounds of what one turn can say, for the mailbox. */
 void engine_step_bounds(const struct engine *e, size_t *events_out, size_t *bytes_out);
 

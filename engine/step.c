@@ -15,7 +15,7 @@
 
 #define FIGURES_WEIGHT 0.1 /* of the newest value in a running mean */
 
-static uint64_t now_ms(void)
+uint64_t engine_now_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -49,6 +49,7 @@ static void emit_end(struct request *r)
     struct engine_event *event = event_for(&r->choices[0], ENGINE_END);
     event->finish = r->finish;
     event->n_output = r->n_output;
+    event->queue_ms = r->first_row_ms != 0 ? (int64_t)(r->first_row_ms - r->submitted_ms) : -1;
     if (r->finish == ENGINE_FINISH_ERROR)
         event->err = e->fault;
     if (r->prev != NULL)
@@ -75,7 +76,7 @@ static void end_choice(struct choice *c, enum engine_finish finish, struct engin
         r->finish = finish;
     sched_remove(e->sched, &c->seq);
     mailbox_release(e->mail, 1);
-    uint64_t now = now_ms();
+    uint64_t now = engine_now_ms();
     if (e->last_end_ms != 0)
         e->figures.end_interval_ms = mean(e->figures.end_interval_ms, (double)(now - e->last_end_ms));
     e->last_end_ms = now;
@@ -314,7 +315,7 @@ void engine_step(struct engine *e)
     struct sched_step step;
     struct scores scores;
     if (!e->faulted && sched_has_work(e->sched)) {
-        uint64_t begin = now_ms();
+        uint64_t begin = engine_now_ms();
         sched_plan(e->sched, &step);
         for (int i = 0; i < step.n_copies; i++)
             e->runner.copy_page(e->runner.ctx, step.copies[i].dst, step.copies[i].src, step.copies[i].n_pos);
@@ -324,11 +325,14 @@ void engine_step(struct engine *e)
             fault(e);
         } else {
             sched_commit(e->sched);
-            for (int i = 0; i < step.batch.n_seqs; i++)
+            for (int i = 0; i < step.batch.n_seqs; i++) {
+                struct request *r = ((struct choice *)step.items[i].seq->owner)->req;
+                r->first_row_ms = r->first_row_ms != 0 ? r->first_row_ms : begin;
                 finish_item(e, &step.items[i], &step.batch, &scores);
+            }
             e->figures.stats.prompt_tokens += (uint64_t)step.n_catch_up;
             e->figures.stats.steps++;
-            e->figures.stats.last_step_ms = now_ms();
+            e->figures.stats.last_step_ms = engine_now_ms();
             e->step_ms = mean(e->step_ms, (double)(e->figures.stats.last_step_ms - begin));
         }
     }

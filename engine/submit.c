@@ -216,6 +216,7 @@ static struct request *request_create(struct engine *e, const struct engine_requ
     r->n_logprobs = q->n_logprobs;
     r->n_prompt_logprobs = q->n_prompt_logprobs;
     r->ignore_eos = q->ignore_eos;
+    r->submitted_ms = engine_now_ms();
     if (!copy_lists(r, q) || !init_choices(r, q) || !init_prompt_scores(r, q)) {
         request_destroy(r);
         return NULL;

@@ -431,6 +431,8 @@ static void completion_end_part(struct completion *c, struct completion_part *pa
     c->usage.n_output += (uint64_t)ev->n_output;
     if (ev->finish > c->worst)
         c->worst = ev->finish;
+    if (ev->queue_ms >= 0)
+        metrics_observe(&c->call->app->metrics.queue, (double)ev->queue_ms / 1e3, 1);
     if (ev->finish == ENGINE_FINISH_ERROR) {
         completion_fail(c, &ev->err);
     } else if (ev->finish == ENGINE_FINISH_CANCELLED && c->failure.code == ERR_NONE) {

@@ -147,6 +147,7 @@ static struct engine_event *fake_end(size_t request, enum engine_finish why, int
     ev->n_prompt = (int)q->r.n_prompt;
     ev->n_cached = 0;
     ev->n_output = n_output;
+    ev->queue_ms = why == ENGINE_FINISH_CANCELLED ? -1 : 20;
     q->ended = true;
     return ev;
 }

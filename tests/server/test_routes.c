@@ -309,7 +309,7 @@ static void metrics_bear_vllms_names(void **state)
         "\nnextd:time_to_first_token_seconds_count{model_name=\"fake-model\"} 1\n",
         "\nnextd:inter_token_latency_seconds_count{model_name=\"fake-model\"} 1\n",
         "\nnextd:e2e_request_latency_seconds_bucket{model_name=\"fake-model\",le=\"+Inf\"} 1\n",
-        "\nnextd:request_queue_time_seconds_count{",
+        "\nnextd:request_queue_time_seconds_sum{model_name=\"fake-model\"} 0.02",
         "\nnextd:http_requests_total{route=\"/v1/completions\",status=\"2xx\"} 1\n",
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
