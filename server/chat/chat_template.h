@@ -5,7 +5,8 @@
  *
  * Rendering is bounded: fuel (evaluation steps), recursion depth, output bytes. Configured as transformers configures jinja2 (trim_blocks, lstrip_blocks,
  * loop controls, the `generation` tag, tojson without HTML escapes, strftime_now, raise_exception). What the interpreter does not know is refused at
- * compile time, with the construct and the line.
+ * compile time, with the construct and the line; a filter or test that jinja2 does not know either and that stands under an `if` is refused when it is
+ * reached, as jinja2 does.
  *
  * A compiled template is immutable and may be rendered by several threads at once. */
 #ifndef NEXTD_CHAT_TEMPLATE_H
@@ -25,7 +26,7 @@ int chat_template_compile(const char *source, size_t n, struct chat_template **o
 void chat_template_destroy(struct chat_template *t); /* NULL is fine */
 
 struct chat_input {
-    const json_t *messages;  /* array of objects; the bytes of their strings are untrusted */
+    const json_t *messages;  /* array of objects; the bytes of their strings are untrusted, but for a "role" that is one of the well-known words */
     const json_t *tools;     /* array or NULL */
     const json_t *extra;     /* object of further variables (chat_template_kwargs) or NULL; untrusted */
     const char *bos_token, *eos_token; /* trusted spellings; "" where there is none */
@@ -34,9 +35,10 @@ struct chat_input {
 };
 
 struct chat_limits {
-    uint64_t max_steps;      /* evaluation steps */
-    int max_depth;           /* nesting of calls, macros and expressions */
-    size_t max_output_bytes;
+    uint64_t max_steps;        /* evaluation steps */
+    int max_depth;             /* nesting of calls, macros and expressions; the C stack grows by about 1 KiB for each */
+    size_t max_output_bytes;   /* of the text, and of any string on the way to it */
+    size_t max_memory_bytes;   /* of everything a render makes */
 };
 struct chat_limits chat_limits_default(void);
 
