@@ -232,9 +232,9 @@ static void serve_say_plan(struct serve *s)
     const struct engine_info *i = engine_info(s->engine);
     log_info(&s->log, "model %s: %s, %.1f M parameters, tokenizer %s, sha256 %.12s", i->model_stem, i->architecture, (double)i->n_params / 1e6,
              i->tokenizer_kind, i->model_sha256);
-    log_info(&s->log, "plan: %s, %d threads; weights %.0f MiB; KV pool %d tokens, %.0f MiB; context %d of %d; %d sequences at once, %d may wait; chunk %d",
-             i->device, i->n_threads, (double)i->weight_bytes / 1048576, i->n_kv_tokens, (double)i->kv_bytes / 1048576, i->n_ctx, i->n_ctx_train,
-             i->max_seqs, i->max_queue, i->chunk);
+    log_info(&s->log, "plan: %s, %d threads; weights %.0f MiB; KV pool %d tokens, %.0f MiB; context %d of %d; %d sequences at once, %d may wait; "
+             "chunk %d", i->device, i->n_threads, (double)i->weight_bytes / 1048576, i->n_kv_tokens, (double)i->kv_bytes / 1048576, i->n_ctx,
+             i->n_ctx_train, i->max_seqs, i->max_queue, i->chunk);
     log_info(&s->log, "numerics %s", i->numerics);
     const char *why = app_chat_template_error(s->app);
     if (why != NULL)
@@ -252,8 +252,9 @@ static void serve_say_curl(struct serve *s)
         snprintf(base, sizeof base, "%s://%s:%d", s->tls_cert != NULL ? "https" : "http", any ? "127.0.0.1" : o->host, port);
     else
         snprintf(base, sizeof base, "--unix-socket %.200s http://localhost", o->unix_path);
-    log_info(&s->log, "ready: curl %s%s%s/v1/%s -H 'Content-Type: application/json' -d '%s'", s->keys != NULL ? "-H \"Authorization: Bearer $KEY\" " : "",
-             s->tls_cert != NULL && port != 0 ? "-k " : "", base, chat ? "chat/completions" : "completions",
+    log_info(&s->log, "ready: curl %s%s%s/v1/%s -H 'Content-Type: application/json' -d '%s'",
+             s->keys != NULL ? "-H \"Authorization: Bearer $KEY\" " : "", s->tls_cert != NULL && port != 0 ? "-k " : "", base,
+             chat ? "chat/completions" : "completions",
              chat ? "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}" : "{\"prompt\":\"Once upon a time\"}");
 }
 

@@ -214,7 +214,8 @@ def test_nothing_of_it_leaves_the_server_busy(server):
 
 
 def test_head_too_large(server):
-    for request, want in ((b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414), (GET + b"X: " + b"a" * 100000 + b"\r\n\r\n", 431),
+    for request, want in ((b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+                          (GET + b"X: " + b"a" * 100000 + b"\r\n\r\n", 431),
                           (GET + b"".join(b"X%d: 1\r\n" % i for i in range(3000)) + END, 431)):
         data, closed = talk(server, request)
         assert closed and statuses(data) == [want], data[:200]

@@ -108,8 +108,10 @@ static void test_reads_every_type(void **state)
 {
     (void)state;
     struct options o;
-    put("; a comment\n[limits]\nmax_body_bytes = 2M ; and one behind\n[listen]\nallowed_hosts = a.lan, b.lan\ncors_origins=*\n[api]\nunknown_fields=ignore\n");
-    assert_int_equal(load("-m file.gguf --insecure --prefix-cache=off --prefix-cache-scope server --max-header-bytes 8K --max_seqs 5", "", true, &o, NULL), 0);
+    put("; a comment\n[limits]\nmax_body_bytes = 2M ; and one behind\n"
+        "[listen]\nallowed_hosts = a.lan, b.lan\ncors_origins=*\n[api]\nunknown_fields=ignore\n");
+    const char *flags = "-m file.gguf --insecure --prefix-cache=off --prefix-cache-scope server --max-header-bytes 8K --max_seqs 5";
+    assert_int_equal(load(flags, "", true, &o, NULL), 0);
     assert_string_equal(o.model, "file.gguf");
     assert_true(o.insecure);
     assert_false(o.prefix_cache);
