@@ -231,12 +231,24 @@ static int app_compile_template(struct app *app, const struct engine_info *info,
     return 0;
 }
 
+/* The numerics' name and the model's digest in one word: equal fingerprints mean equal bits. */
+static void app_name_bits(struct app *app, const struct engine_info *info)
+{
+    size_t n = 0;
+    for (const char *c = info->numerics; *c != '\0' && n < sizeof app->fingerprint - 16; c++) {
+        bool part = (*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || *c == '.' || *c == '_';
+        if (part || (n > 0 && app->fingerprint[n - 1] != '-'))
+            app->fingerprint[n++] = part ? *c : '-';
+    }
+    snprintf(app->fingerprint + n, sizeof app->fingerprint - n, "-%.12s", info->model_sha256);
+}
+
 int app_set_engine(struct app *app, struct engine *engine, struct err *err)
 {
     const struct engine_info *info = engine_info(engine);
     if (app_compile_template(app, info, err) != 0)
         return -1;
-    snprintf(app->fingerprint, sizeof app->fingerprint, "%.120s-%.12s", info->numerics, info->model_sha256);
+    app_name_bits(app, info);
     app->prepare = (struct prepare_context){
         .engine = engine,
         .info = info,
