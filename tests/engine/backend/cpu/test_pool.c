@@ -1,0 +1,101 @@
+/* test_pool.c: every item is done once, by one thread at a time, whether workers spin, sleep or come late. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <fenv.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/backend/cpu/pool.h"
+
+#define MAX_ITEMS 1000
+#define MAX_THREADS 5
+
+struct count {
+    atomic_int done[MAX_ITEMS];
+    atomic_int inside[MAX_THREADS]; /* calls of one thread number at once */
+    atomic_int wrong;
+    int n_items, grain;
+};
+
+static void count_items(void *ctx, int thread, int first, int last)
+{
+    struct count *c = ctx;
+    if (thread < 0 || thread >= MAX_THREADS || first < 0 || first >= last || last > c->n_items || last - first > c->grain) {
+        atomic_fetch_add(&c->wrong, 1);
+        return;
+    }
+    if (atomic_fetch_add(&c->inside[thread], 1) != 0)
+        atomic_fetch_add(&c->wrong, 1);
+    if (fegetround() != FE_TONEAREST)
+        atomic_fetch_add(&c->wrong, 1);
+    for (int i = first; i < last; i++)
+        atomic_fetch_add(&c->done[i], 1);
+    atomic_fetch_sub(&c->inside[thread], 1);
+}
+
+static void run_once(struct pool *p, int n_items, int grain)
+{
+    static struct count c;
+    memset(&c, 0, sizeof c);
+    c.n_items = n_items;
+    c.grain = grain;
+    pool_run(p, n_items, grain, count_items, &c);
+    assert_int_equal(atomic_load(&c.wrong), 0);
+    for (int i = 0; i < n_items; i++)
+        assert_int_equal(atomic_load(&c.done[i]), 1);
+}
+
+static void test_every_item_is_done_once_at_any_thread_count(void **state)
+{
+    (void)state;
+    for (int n_threads = 1; n_threads <= MAX_THREADS; n_threads++) {
+        struct err err;
+        struct pool *p = NULL;
+        assert_int_equal(pool_create(n_threads, &p, &err), 0);
+        for (int n = 0; n < MAX_ITEMS; n = n * 3 / 2 + 1)
+            for (int grain = 1; grain < 20; grain += 6)
+                run_once(p, n, grain);
+        pool_destroy(p);
+    }
+}
+
+static void test_workers_that_fell_asleep_wake_for_the_next_job(void **state)
+{
+    (void)state;
+    struct err err;
+    struct pool *p = NULL;
+    assert_int_equal(pool_create(3, &p, &err), 0);
+    for (int i = 0; i < 50; i++) {
+        struct timespec nap = {0, i % 5 * 100000}; /* longer and shorter than the workers spin */
+        nanosleep(&nap, NULL);
+        run_once(p, 64, 1);
+    }
+    pool_destroy(p);
+}
+
+static void test_a_pool_that_never_worked_is_destroyed(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        struct err err;
+        struct pool *p = NULL;
+        assert_int_equal(pool_create(4, &p, &err), 0);
+        pool_destroy(p);
+    }
+    pool_destroy(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_item_is_done_once_at_any_thread_count),
+        cmocka_unit_test(test_workers_that_fell_asleep_wake_for_the_next_job),
+        cmocka_unit_test(test_a_pool_that_never_worked_is_destroyed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
