@@ -3,6 +3,9 @@
  * Scores become ranks at loading (equal scores share one), so the merge loop is the same as byte-level BPE's. SentencePiece shows a space as
  * U+2581; pieces are unescaped at loading instead, and a U+2581 in the text counts as the space that it would be.
  *
+ * Gemma's vocabulary has runs of spaces as USER_DEFINED pieces without a useful score. In the model's published merges they come before all others,
+ * shorter runs first; so they get the best ranks here, and a run longer than the longest piece is cut as the published tokenizer cuts it.
+ *
  * A character without a piece is spelled in byte tokens, and so is a byte that is not well-formed UTF-8: nothing is lost. Only a vocabulary without
  * byte tokens has to fall back on its unknown token, one for a run of such characters. */
 #include "engine/text/spm.h"
@@ -51,7 +54,16 @@ int spm_byte(const char *p, size_t n)
     return spm_hex(p[3]) * 16 + spm_hex(p[4]);
 }
 
+bool spm_is_run(const char *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n && p[i] == ' ')
+        i++;
+    return n > 0 && i == n;
+}
+
 struct spm_scored {
+    size_t n_run; /* bytes of a user-defined run of spaces, or SIZE_MAX */
     float score;
     int32_t id;
 };
@@ -59,10 +71,12 @@ struct spm_scored {
 static int spm_compare(const void *a, const void *b)
 {
     const struct spm_scored *x = a, *y = b;
+    if (x->n_run != y->n_run)
+        return x->n_run < y->n_run ? -1 : 1;
     return x->score > y->score ? -1 : x->score < y->score ? 1 : 0;
 }
 
-/* rank[id]: how many distinct scores are better. */
+/* rank[id]: how many distinct places in that order come before. */
 static int spm_rank(struct spm *s, const struct vocab *vocab, struct err *err)
 {
     struct spm_scored *order = malloc(vocab->n_tokens * sizeof *order);
@@ -71,12 +85,16 @@ static int spm_rank(struct spm *s, const struct vocab *vocab, struct err *err)
         free(order);
         return err_set(err, ERR_NOMEM, "no memory for %zu scores", vocab->n_tokens);
     }
-    for (size_t i = 0; i < vocab->n_tokens; i++)
-        order[i] = (struct spm_scored){.score = vocab->scores[i], .id = (int32_t)i};
+    for (size_t i = 0; i < vocab->n_tokens; i++) {
+        size_t n = 0;
+        const char *p = pieces_text(s->pieces, (int32_t)i, &n);
+        bool run = vocab->types != NULL && vocab->types[i] == TOKEN_USER_DEFINED && spm_is_run(p, n);
+        order[i] = (struct spm_scored){.n_run = run ? n : SIZE_MAX, .score = vocab->scores[i], .id = (int32_t)i};
+    }
     qsort(order, vocab->n_tokens, sizeof *order, spm_compare);
     uint32_t rank = 0;
     for (size_t i = 0; i < vocab->n_tokens; i++) {
-        if (i > 0 && order[i].score < order[i - 1].score)
+        if (i > 0 && spm_compare(&order[i - 1], &order[i]) != 0)
             rank++;
         s->rank[order[i].id] = rank;
     }

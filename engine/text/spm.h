@@ -13,6 +13,8 @@ struct spm;
 size_t spm_unescape(const char *p, size_t n, char *out);
 /* The byte that "<0xHH>" stands for, or -1. */
 int spm_byte(const char *p, size_t n);
+/* True for a text of spaces alone: as a USER_DEFINED piece it is merged from spaces rather than matched by its spelling. */
+bool spm_is_run(const char *p, size_t n);
 
 /* pieces and plain[id] (tokens that ordinary text may become) are borrowed for the life of the spm. ERR_FORMAT where scores are missing or not
  * numbers, or where the vocabulary has neither byte tokens nor an unknown token. */

@@ -24,8 +24,8 @@
 
 /* How models spell the end of a turn or of a text. */
 static const char *const tokenizer_end_spellings[] = {
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>",
-    "<|return|>", "<|call|>", "<EOT>", "_<EOT>", "<|EOT|>", "<end_of_utterance>", "<turn|>",
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>", "<|return|>", "<|call|>", "<EOT>", "_<EOT>", "<|EOT|>", "<end_of_utterance>", "<turn|>",
     "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", /* <｜end▁of▁sentence｜> */
 };
 #define TOKENIZER_N_END_SPELLINGS (sizeof tokenizer_end_spellings / sizeof *tokenizer_end_spellings)
@@ -128,7 +128,7 @@ static int tokenizer_add_tokens(struct tokenizer *t, const struct vocab *v, bool
 }
 
 /* Tokens that are matched by spelling; those of the template become control tokens and stop being plain. */
-static int tokenizer_add_special(struct tokenizer *t, const struct vocab *v, struct err *err)
+static int tokenizer_add_special(struct tokenizer *t, const struct vocab *v, bool bpe, struct err *err)
 {
     struct special *list = calloc(v->n_tokens, sizeof *list);
     size_t n = 0;
@@ -137,6 +137,8 @@ static int tokenizer_add_special(struct tokenizer *t, const struct vocab *v, str
     for (size_t i = 0; i < v->n_tokens; i++) {
         size_t len = t->pieces.off[i + 1] - t->pieces.off[i];
         if (len == 0 || !(t->silent[i] || tokenizer_type(v, i) == TOKEN_USER_DEFINED))
+            continue;
+        if (!bpe && !t->silent[i] && spm_is_run(t->pieces.bytes + t->pieces.off[i], len))
             continue;
         if (len > SPECIAL_MAX_BYTES) {
             free(list);
@@ -172,7 +174,7 @@ static int tokenizer_build(struct tokenizer *t, const struct vocab *v, const str
     t->eos = v->eos;
     t->adds_bos = v->bos >= 0 && (v->add_bos >= 0 ? v->add_bos > 0 : bpe ? rules->adds_bos : true);
     t->space_prefix = !bpe && v->add_space_prefix != 0;
-    if (tokenizer_add_tokens(t, v, bpe, err) != 0 || tokenizer_add_special(t, v, err) != 0)
+    if (tokenizer_add_tokens(t, v, bpe, err) != 0 || tokenizer_add_special(t, v, bpe, err) != 0)
         return -1;
     tokenizer_index(t, v, bpe);
     return bpe ? bpe_create(v, rules, &t->pieces, t->plain, &t->bpe, err) : spm_create(v, &t->pieces, t->plain, &t->spm, err);
@@ -183,8 +185,8 @@ int tokenizer_create(const struct vocab *vocab, struct tokenizer **out, struct e
     const struct pretok_kind *rules = NULL;
     const char *model = vocab->model != NULL ? vocab->model : "";
     if (strcmp(model, "gpt2") != 0 && strcmp(model, "llama") != 0)
-        return err_set(err, ERR_UNSUPPORTED, "tokenizer \"%.60s\" is not supported; those that work are gpt2 (byte-level BPE) and llama (SentencePiece)",
-                       model);
+        return err_set(err, ERR_UNSUPPORTED,
+                       "tokenizer \"%.60s\" is not supported; those that work are gpt2 (byte-level BPE) and llama (SentencePiece)", model);
     if (strcmp(model, "gpt2") == 0 && pretok_find(vocab->pre, &rules, err) != 0)
         return -1;
     if (tokenizer_check(vocab, err) != 0)

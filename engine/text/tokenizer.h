@@ -60,9 +60,8 @@ struct token_list {
 void token_list_finish(struct token_list *l);
 
 /* Appends the ids of the spans to *out. add_bos puts the model's BOS first where the model wants one and the ids do not begin with it. (EOS is never
- * added: a prompt is there to be continued.) max_tokens bounds out->n: more is ERR_CONTEXT. Any bytes are accepted, valid UTF-8 or not, and kept,
- * with two exceptions that are the model's own: text is put into NFC where the family does so, and a vocabulary may lack a byte (see n_lost).
- * n log n in the text, whatever it is. */
+ * added: a prompt is there to be continued.) max_tokens bounds out->n: more is ERR_CONTEXT. Any bytes are accepted, valid UTF-8 or not, and kept;
+ * the one exception is a byte that the vocabulary cannot spell (see n_lost). n log n in the text, whatever it is. */
 int tokenizer_encode(const struct tokenizer *t, const struct text_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
                      struct token_list *out, struct err *err);
 

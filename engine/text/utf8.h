@@ -1,4 +1,5 @@
-/* utf8.h: one step through bytes that claim to be UTF-8. Well-formed as in Unicode's table 3-7: no overlong forms, no surrogates, at most U+10FFFF. */
+/* utf8.h: one step through bytes that claim to be UTF-8. Well-formed as in Unicode's table 3-7: no overlong
+ * forms, no surrogates, at most U+10FFFF. */
 #ifndef NEXTD_TEXT_UTF8_H
 #define NEXTD_TEXT_UTF8_H
 
