@@ -7,8 +7,8 @@
  * the end begins only where a run of white space begins. Every other rule finds its match or fails after one walk of a run of like characters, and
  * a run is then consumed but for its last character; so all is linear in the text. The match limit, a few steps per byte, guards that claim.
  *
- * Three families' own tokenizers (qwen2, command-r, mpt) put text into Unicode's NFC first. GGUF does not say so, and ids would no longer decode to the
- * text that was sent; so text is taken as it comes here. Nearly all text is in NFC already.
+ * Three families' own tokenizers (qwen2, command-r, mpt) put text into Unicode's NFC first. GGUF does not say so, and ids would no longer decode to
+ * the text that was sent; so text is taken as it comes here. Nearly all text is in NFC already.
  *
  * PCRE2 sees a copy in which each byte that is not well-formed UTF-8 is U+0001: like U+FFFD neither letter, number, punctuation nor space, and one
  * byte long, so that offsets stay true. */

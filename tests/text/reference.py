@@ -104,8 +104,8 @@ def bpe(meta):
 
 
 def spm(meta):
-    """SentencePiece's BPE as `tokenizers` runs it: every way to cut a piece in two pieces is a merge, ranked by the piece's score; runs of spaces come
-    first, short ones before long ones (Gemma's published merges)."""
+    """SentencePiece's BPE as `tokenizers` runs it: every way to cut a piece in two pieces is a merge, ranked by the piece's score; runs of spaces
+    come first, short ones before long ones (Gemma's published merges)."""
     tokens, types, scores = (meta[f"tokenizer.ggml.{k}"] for k in ("tokens", "token_type", "scores"))
     runs = {"▁" * len(w) for w, t in zip(tokens, types) if t == USER_DEFINED and set(w) == {" "}}
     tokens = [w.replace(" ", "▁") if t == USER_DEFINED and set(w) == {" "} else w for w, t in zip(tokens, types)]

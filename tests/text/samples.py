@@ -6,29 +6,37 @@ import unicodedata
 
 HAND_PICKED = [
     "", " ", "  ", "   ", "\n", "\n\n", "\n\n\n", "\t", "\t\t", "\r\n", "\r", " \n ", "\n \n", "a", " a", "a ", "  a", "a  ", "a\n", "\na",
-    "Hello, world!", "Hello World", " Hello", "hello  world", "The quick brown fox jumps over the lazy dog.", "don't DON'T I'll I'LL we've we'Re it'ſ 'S 's",
-    "'", "''", "'s's", " 's", "'t'T", "x's", "1's", "'ll", "'lL", "’s", "12345", "1 22 333 4444 55555", "3.14159", "1,000,000", "٣٤٥", "½ ² ³ ¼ ⅷ Ⅷ", "一二三", "1a2b3c",
-    "a1b22c333", "$100 + 5% = ~£80^2 `x` <a|b>", "!!!", "...", "?!?!", "-- --- ----", "==", "http://example.com/a?b=c&d=e#f", "user@example.com",
-    "def f(x):\n    return x + 1\n\n\nclass A:\n\tpass\n", "{\"a\": [1, 2, {\"b\": null}]}", "<html><body>\n<h1>T</h1></body></html>", "#include <stdio.h>\r\nint main() {}\r\n",
-    "日本語のテキスト", "中文字符，标点。", "한국어 텍스트", "Ελληνικά", "Русский текст", "عربي نص", "עברית", "हिन्दी", "ไทย", "Tiếng Việt", "Türkçe İıŞş", "ქართული", "ÀÉÎõü",
-    "e\u0301 a\u0308 o\u0302\u0323", "\u0301", "a\u0301\u0301\u0301", "\u1100\u1161\u11a8", "Å Å Ω Ω", "ﬁ ﬀ ﬆ", "\u212b\u2126", "\uac00\u11a8",
-    "😀", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇩🇪🇫🇷", "👍🏽", "a😀b", " 😀 😀", "😶‍🌫️", "\u200b\u200c\u200d\ufeff", "\u00ad", "\u180e", "\u0085", "\u00a0\u00a0", "\u2028\u2029", "\u3000　",
-    "\u1680\u2000\u200a\u202f\u205f", "a\u00a0b", "a\u180eb", "\x00", "\x00\x01\x02", "\x1b[31mred\x1b[0m", "\x7f", "\x0b\x0c", "\x1c\x1d\x1e\x1f", "\ufffd", "\U0010ffff", "\ue000", "\ufffe",
-    "▁", "▁▁", "a▁b", "Ġ", "ĊĊ", "Ġhello", "<0x0A>", "<0xFF>", "<|not_a_token|>", "<", "<|", "<|im_", "<s", "</s", "<unused", "[INST]", "[multimodal",
-    "ø ö ú ÿ õ ÷ û ý À ù Á þ ü", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "ababababababababababababababab", "=" * 100, " " * 100, "\n" * 100,
-    "\t" * 50, "a" * 1000, "1" * 100, "é" * 200, "字" * 200, " \t" * 50, " \n" * 50, "\n " * 50, "word " * 100, "  \n  \n  x", "x  \n\n  y", "\n\n   indented", "trailing   ",
+    "Hello, world!", "Hello World", " Hello", "hello  world", "The quick brown fox jumps over the lazy dog.",
+    "don't DON'T I'll I'LL we've we'Re it'ſ 'S 's", "'", "''", "'s's", " 's", "'t'T", "x's", "1's", "'ll", "'lL", "’s", "12345",
+    "1 22 333 4444 55555", "3.14159", "1,000,000", "٣٤٥", "½ ² ³ ¼ ⅷ Ⅷ", "一二三", "1a2b3c", "a1b22c333",
+    "$100 + 5% = ~£80^2 `x` <a|b>", "!!!", "...", "?!?!", "-- --- ----", "==", "http://example.com/a?b=c&d=e#f", "user@example.com",
+    "def f(x):\n    return x + 1\n\n\nclass A:\n\tpass\n", "{\"a\": [1, 2, {\"b\": null}]}", "<html><body>\n<h1>T</h1></body></html>",
+    "#include <stdio.h>\r\nint main() {}\r\n", "日本語のテキスト", "中文字符，标点。", "한국어 텍스트",
+    "Ελληνικά", "Русский текст", "عربي نص", "עברית", "हिन्दी", "ไทย", "Tiếng Việt",
+    "Türkçe İıŞş", "ქართული", "ÀÉÎõü", "e\u0301 a\u0308 o\u0302\u0323", "\u0301", "a\u0301\u0301\u0301",
+    "\u1100\u1161\u11a8", "Å Å Ω Ω", "ﬁ ﬀ ﬆ", "\u212b\u2126", "\uac00\u11a8", "😀", "👨‍👩‍👧‍👦",
+    "🏳️‍🌈", "🇩🇪🇫🇷", "👍🏽", "a😀b", " 😀 😀", "😶‍🌫️", "\u200b\u200c\u200d\ufeff", "\u00ad",
+    "\u180e", "\u0085", "\u00a0\u00a0", "\u2028\u2029", "\u3000　", "\u1680\u2000\u200a\u202f\u205f", "a\u00a0b", "a\u180eb", "\x00",
+    "\x00\x01\x02", "\x1b[31mred\x1b[0m", "\x7f", "\x0b\x0c", "\x1c\x1d\x1e\x1f", "\ufffd", "\U0010ffff", "\ue000", "\ufffe", "▁",
+    "▁▁", "a▁b", "Ġ", "ĊĊ", "Ġhello", "<0x0A>", "<0xFF>", "<|not_a_token|>", "<", "<|", "<|im_", "<s", "</s", "<unused", "[INST]",
+    "[multimodal", "ø ö ú ÿ õ ÷ û ý À ù Á þ ü", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "ababababababababababababababab", "=" * 100, " " * 100, "\n" * 100, "\t" * 50, "a" * 1000, "1" * 100, "é" * 200, "字" * 200,
+    " \t" * 50, " \n" * 50, "\n " * 50, "word " * 100, "  \n  \n  x", "x  \n\n  y", "\n\n   indented", "trailing   ",
 ]
 
-WORDS = """the of and to in is you that it he was for on are as with his they I at be this have from or one had by word but not what all were we when your can
-said there use an each which she do how their if will up other about out many then them these so some her would make like him into time has look two more write
-go see number no way could people my than first water been call who oil its now find long down day did get come made may part don't I'm you're we'll they've
-naïve café résumé über straße garçon señor Zürich Ångström Привет мир как дела 你好 世界 こんにちは 안녕하세요 مرحبا שלום नमस्ते สวัสดี xin chào return void
-int main print self None True for(i=0;i<n;i++) x==y a->b std::vector<int> import numpy as np \\frac{1}{2} #hashtag @user 2024-01-31 12:34:56 3.5% $5 0xDEADBEEF
-HTTP/1.1 camelCase snake_case SCREAMING_CASE kebab-case ... -- !? (parens) [brackets] {braces} "quoted" 'single' `code` **bold** https://a.b/c""".split()
+WORDS = """the of and to in is you that it he was for on are as with his they I at be this have from or one had by word but not what all were we
+when your can said there use an each which she do how their if will up other about out many then them these so some her would make like
+him into time has look two more write go see number no way could people my than first water been call who oil its now find long down
+day did get come made may part don't I'm you're we'll they've naïve café résumé über straße garçon señor Zürich Ångström
+Привет мир как дела 你好 世界 こんにちは 안녕하세요 مرحبا שלום नमस्ते
+สวัสดี xin chào return void int main print self None True for(i=0;i<n;i++) x==y a->b std::vector<int> import numpy as np
+\\frac{1}{2} #hashtag @user 2024-01-31 12:34:56 3.5% $5 0xDEADBEEF HTTP/1.1 camelCase snake_case SCREAMING_CASE kebab-case ... -- !?
+(parens) [brackets] {braces} "quoted" 'single' `code` **bold** https://a.b/c""".split()
 GAPS = [" "] * 12 + ["  ", "   ", "\n", "\n\n", "\t", "\r\n", " \n", "\n  ", "", "", ", ", ". ", "\u00a0", "\u3000"]
-RANGES = [(0x20, 0x7f)] * 4 + [(0, 0x20), (0x80, 0x100), (0x100, 0x250), (0x2b0, 0x370), (0x370, 0x530), (0x590, 0x700), (0x900, 0xe80), (0x1100, 0x1200),
-                               (0x1e00, 0x2070), (0x2070, 0x2c00), (0x3000, 0x3100), (0x4e00, 0x9fff), (0xac00, 0xd7a4), (0xf900, 0xfb50),
-                               (0xfe00, 0x10000), (0x1f000, 0x1faf0), (0x10000, 0x1f000), (0x20000, 0x20100), (0xe0000, 0xe01f0)]
+RANGES = [(0x20, 0x7f)] * 4 + [
+    (0, 0x20), (0x80, 0x100), (0x100, 0x250), (0x2b0, 0x370), (0x370, 0x530), (0x590, 0x700), (0x900, 0xe80), (0x1100, 0x1200), (0x1e00, 0x2070),
+    (0x2070, 0x2c00), (0x3000, 0x3100), (0x4e00, 0x9fff), (0xac00, 0xd7a4), (0xf900, 0xfb50), (0xfe00, 0x10000), (0x1f000, 0x1faf0),
+    (0x10000, 0x1f000), (0x20000, 0x20100), (0xe0000, 0xe01f0)]
 POOLS = [[chr(c) for c in range(*r) if unicodedata.category(chr(c)) not in ("Cn", "Cs")] for r in RANGES]
 ALL = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
 

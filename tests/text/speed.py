@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""speed.py [WORD...]: megabytes per second over a megabyte of each kind of text, for each vocabulary whose name has one of the words."""
+"""speed.py [WORD...]: megabytes per second of processor time over a megabyte of each kind of text, for each vocabulary whose name has one of the words."""
 import random
 import sys
 
@@ -20,7 +20,8 @@ def texts():
     return {
         "prose and code": fill(source), "a": fill("a"), "spaces": fill(" "), "newlines": fill("\n"), "tabs": fill("\t"), "digits": fill("7"),
         "punctuation": fill("!"), "two marks": fill(".,"), "alphabet": fill("abcdefghijklmnopqrstuvwxyz"), "quotes": fill("' "),
-        "contractions": fill("'S'LL"), "combining marks": fill("\u0301\u0323"), "marks on a": fill("a" + "\u0301\u0323" * 8), "jamo": fill("\u1100\u1161\u11a8"),
+        "contractions": fill("'S'LL"), "combining marks": fill("\u0301\u0323"), "marks on a": fill("a" + "\u0301\u0323" * 8),
+        "jamo": fill("\u1100\u1161\u11a8"),
         "chinese": fill("中文字符"), "spaces then x": fill(" " * 1000 + "x"), "space tab": fill(" \t"), "space newline": fill(" \n"),
         "no-break space": fill("\u00a0 "), "half a marker": fill("<|im_"), "zeros": fill(b"\0"), "continuation bytes": fill(b"\x80"),
         "unfinished": fill(b"\xf0\x9f"), "random bytes": rng.randbytes(MEGABYTE),
@@ -42,7 +43,8 @@ def main():
         if len(sys.argv) == 1 or any(word in path.name for word in sys.argv[1:]):
             took = measure(path, inputs)
             slowest = max(took, key=took.get)
-            print(f"{path.name:45} prose and code {MEGABYTE / 1e6 / took['prose and code']:6.2f} MB/s   slowest {MEGABYTE / 1e6 / took[slowest]:6.2f} MB/s ({slowest})")
+            typical, least = (MEGABYTE / 1e6 / took[name] for name in ("prose and code", slowest))
+            print(f"{path.name:45} prose and code {typical:6.2f} MB/s   slowest {least:6.2f} MB/s ({slowest})")
 
 
 if __name__ == "__main__":

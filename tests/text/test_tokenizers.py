@@ -157,18 +157,16 @@ SPEED = [SMOLLM2, QWEN, GEMMA] + [vocabulary(k) for k in (KINDS if FULL else ["l
 def test_a_megabyte_of_anything_takes_less_than_two_seconds(path):
     hard = ["prose and code", "a", "spaces", "newlines", "punctuation", "alphabet", "combining marks", "no-break space", "random bytes"]
     inputs = speed.texts()
-    took = speed.measure(path, inputs if FULL else {name: inputs[name] for name in hard})
-    slow = {name: s for name, s in took.items() if s >= 2}
-    # A busy machine may hold one run up, but not the same text twice.
-    again = speed.measure(path, {name: inputs[name] for name in slow}) if slow else {}
-    assert not {name: s for name, s in again.items() if s >= 2}
+    took = speed.measure(path, inputs if FULL else {name: inputs[name] for name in (hard if path in MODELS else hard[2::3])})
+    assert not {name: s for name, s in took.items() if s >= 2}  # of processor time: the machine may be busy with other things
 
 
 def test_command_prints_ids_and_pieces():
     nextd = tool.ROOT / "build/nextd"
 
     def run(*arguments, text=b"Hello w\xc3\xb6rld \xff"):
-        return json.loads(subprocess.run([nextd, "tokenize", *arguments, "-m", vocabulary("gpt-2")], input=text, check=True, capture_output=True).stdout)
+        command = [nextd, "tokenize", *arguments, "-m", vocabulary("gpt-2")]
+        return json.loads(subprocess.run(command, input=text, check=True, capture_output=True).stdout)
 
     pieces = run()
     assert [p["id"] for p in pieces] == run("--ids") == tokenize(vocabulary("gpt-2"), [b"Hello w\xc3\xb6rld \xff"])[0].ids
