@@ -109,7 +109,7 @@ static void name_numerics(char *out, size_t n)
     if (pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, NULL) < (int)sizeof unicode)
         pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, unicode);
     pcre[strcspn(pcre, " ")] = 0; /* the date behind it says nothing more */
-    snprintf(out, n, "n%d exact, nextd %s, pcre2 %s, unicode %s", NUMERICS_VERSION, NEXTD_VERSION, pcre, unicode);
+    snprintf(out, n, "n%d exact, nextd %s, pcre2 %.16s, unicode %.16s", NUMERICS_VERSION, NEXTD_VERSION, pcre, unicode);
 }
 
 static void copy_spelling(const struct tokenizer *tok, int32_t id, char *out, size_t n)
