@@ -28,7 +28,7 @@
 struct loaded {
     struct model *model;
     struct tokenizer *tok;
-    char stem[256], numerics[TEXT_BYTES], bos[TEXT_BYTES], eos[TEXT_BYTES];
+    char stem[256], numerics[256], bos[TEXT_BYTES], eos[TEXT_BYTES];
 };
 
 static void loaded_destroy(void *ctx)
