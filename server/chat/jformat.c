@@ -371,7 +371,8 @@ static int jbraces_spec(struct jrun *r, const struct jstr *s, size_t at, size_t 
 static int jbraces_place(struct jbraces *p, struct jfield *f, const struct jval *v)
 {
     struct jrun *r = p->run;
-    bool number = jval_is_number(v) && (v->type != J_BOOL || f->type != 0);
+    bool plain = f->width < 0 && f->precision < 0 && f->type == 0 && f->align == 0 && f->sign == 0 && f->group == 0 && !f->alternate && !f->zero;
+    bool number = jval_is_number(v) && !(v->type == J_BOOL && plain); /* True is a word only when nothing is asked of it */
     if (f->zero && f->fill_n == 0 && (number || f->align != 0)) {
         f->fill[0] = '0';
         f->fill_n = 1;
@@ -388,9 +389,8 @@ static int jbraces_place(struct jbraces *p, struct jfield *f, const struct jval 
         return jformat_str(r, &p->b, f, v->u.s);
     }
     if (!number) {
-        bool plain = f->width < 0 && f->precision < 0 && f->type == 0 && f->align == 0 && f->sign == 0 && f->group == 0 && !f->alternate && !f->zero;
         struct jstr *s;
-        if (!plain && v->type != J_BOOL)
+        if (!plain)
             return jrun_fail(r, "unsupported format string passed to %s", jval_type_name(v->type));
         return jtext_of(r, v, &s) < 0 ? -1 : jformat_str(r, &p->b, f, s);
     }

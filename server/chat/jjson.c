@@ -43,7 +43,7 @@ static int jjson_str(struct jjson *j, struct jstr *s)
     for (size_t i = 0; i < s->n;) {
         uint32_t c = (unsigned char)s->p[i];
         size_t n = c < 0x80 ? 1 : juni_decode(s->p + i, s->n - i, &c);
-        if (c < 0x20 || c == '"' || c == '\\' || (j->ascii && c >= 0x7f && c != 0x7f)) {
+        if (c < 0x20 || c == '"' || c == '\\' || (j->ascii && c >= 0x7f)) {
             if (jbuild_sub(&j->b, s, from, i) < 0 || jjson_escape(j, s, i, c) < 0)
                 return -1;
             from = i + n;

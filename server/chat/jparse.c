@@ -408,7 +408,17 @@ static int jparse_with(struct jparse *p, struct jnode *node)
 
 static int jparse_print(struct jparse *p, struct jnode *node)
 {
-    return jparse_tuple(p, JTUPLE_PLAIN, NULL, &node->a);
+    struct jnode *all = jparse_node(p, JX_CONCAT, node->line), *part;
+    if (all == NULL)
+        return -1;
+    node->a = all;
+    while (p->tok->type != JT_BLOCK_END) {
+        if (all->kids.n > 0 && jparse_expect(p, JT_COMMA, "','") < 0)
+            return -1;
+        if (jparse_expression(p, true, &part) < 0 || jparse_push(p, &all->kids, part) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static int jparse_generation(struct jparse *p, struct jnode *node)

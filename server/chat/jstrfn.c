@@ -65,11 +65,8 @@ static int jstrfn_split_space(struct jrun *r, struct jstr *s, int64_t max, struc
             continue;
         }
         size_t from = at;
-        if (max >= 0 && (int64_t)list->n >= max) { /* the rest, without the white space behind it */
-            struct jval rest = {0};
-            struct jstr *tail = jstr_sub(r, s, from, s->n);
-            return tail == NULL || jstrfn_strip(r, tail, NULL, false, true, &rest) < 0 ? -1 : jseq_push(r, list, rest);
-        }
+        if (max >= 0 && (int64_t)list->n >= max) /* the rest, with the white space behind it */
+            return jstrfn_push_sub(r, list, s, from, s->n);
         while (at < s->n && jstrfn_space_at(s, at) == 0)
             at += juni_length(s->p + at, s->n - at);
         if (jstrfn_push_sub(r, list, s, from, at) < 0)
@@ -101,9 +98,7 @@ static int jstrfn_rsplit_space(struct jrun *r, struct jstr *s, int64_t max, stru
             break;
         size_t from = to;
         if (max >= 0 && (int64_t)list->n >= max) {
-            struct jval rest = {0};
-            struct jstr *head = jstr_sub(r, s, 0, to);
-            if (head == NULL || jstrfn_strip(r, head, NULL, true, false, &rest) < 0 || jseq_push(r, list, rest) < 0)
+            if (jstrfn_push_sub(r, list, s, 0, to) < 0)
                 return -1;
             break;
         }
@@ -248,7 +243,11 @@ static size_t jstrfn_map(const struct jstr *s, size_t at, uint32_t c, enum jcase
     switch (how) {
     case JCASE_UPPER: return juni_upper(c, to);
     case JCASE_LOWER: return jstrfn_lower(s, at, c, to);
-    case JCASE_SWAP: return juni_is_upper(c) ? jstrfn_lower(s, at, c, to) : juni_upper(c, to);
+    case JCASE_SWAP:
+        if (juni_is_upper(c))
+            return jstrfn_lower(s, at, c, to);
+        to[0] = c;
+        return juni_is_lower(c) ? juni_upper(c, to) : 1;
     case JCASE_FOLD:
         if (c == 0xdf || c == 0x1e9e) {
             to[0] = to[1] = 's';

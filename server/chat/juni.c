@@ -92,8 +92,8 @@ static bool span_has(const struct juni_span *v, size_t n, uint32_t c)
     return low < n && v[low].first <= c;
 }
 
-/* c's partner in a mapping, or c. */
-static uint32_t map_of(const struct juni_map *v, size_t n, uint32_t c)
+/* The range of steps that c is in, or NULL. */
+static const struct juni_map *steps_of(const struct juni_map *v, size_t n, uint32_t c)
 {
     size_t low = 0, high = n;
     while (low < high) {
@@ -103,9 +103,19 @@ static uint32_t map_of(const struct juni_map *v, size_t n, uint32_t c)
         else
             high = mid;
     }
-    if (low < n && v[low].first <= c && (c - v[low].first) % v[low].step == 0)
-        return (uint32_t)((int32_t)c + v[low].delta);
-    return c;
+    return low < n && v[low].first <= c && (c - v[low].first) % v[low].step == 0 ? &v[low] : NULL;
+}
+
+static bool steps_have(const struct juni_map *v, size_t n, uint32_t c)
+{
+    return steps_of(v, n, c) != NULL;
+}
+
+/* c's partner in a mapping, or c. */
+static uint32_t map_of(const struct juni_map *v, size_t n, uint32_t c)
+{
+    const struct juni_map *m = steps_of(v, n, c);
+    return m == NULL ? c : (uint32_t)((int32_t)c + m->delta);
 }
 
 static size_t special_of(const struct juni_special *v, size_t n, uint32_t c, uint32_t out[3])
@@ -133,22 +143,9 @@ bool juni_is_decimal(uint32_t c) { return span_has(juni_decimal, N_OF(juni_decim
 bool juni_is_digit(uint32_t c) { return juni_is_decimal(c) || span_has(juni_digit, N_OF(juni_digit), c); }
 bool juni_is_printable(uint32_t c) { return !span_has(juni_unprintable, N_OF(juni_unprintable), c); }
 bool juni_is_case_ignorable(uint32_t c) { return span_has(juni_ignorable, N_OF(juni_ignorable), c); }
-bool juni_is_title(uint32_t c) { return map_of(juni_title_map, N_OF(juni_title_map), c) == c && map_of(juni_upper_map, N_OF(juni_upper_map), c) != c &&
-                                        map_of(juni_lower_map, N_OF(juni_lower_map), c) != c; }
-
-bool juni_is_upper(uint32_t c)
-{
-    return map_of(juni_lower_map, N_OF(juni_lower_map), c) != c && !juni_is_title(c);
-}
-
-bool juni_is_lower(uint32_t c)
-{
-    uint32_t out[3];
-    if (juni_is_upper(c) || juni_is_title(c))
-        return false;
-    return map_of(juni_upper_map, N_OF(juni_upper_map), c) != c || special_of(juni_upper_special, N_OF(juni_upper_special), c, out) > 0 || c == 0xaa ||
-           c == 0xba || c == 0x138;
-}
+bool juni_is_title(uint32_t c) { return span_has(juni_titlecase, N_OF(juni_titlecase), c); }
+bool juni_is_upper(uint32_t c) { return steps_have(juni_uppercase, N_OF(juni_uppercase), c); }
+bool juni_is_lower(uint32_t c) { return steps_have(juni_lowercase, N_OF(juni_lowercase), c); }
 
 size_t juni_upper(uint32_t c, uint32_t out[3])
 {
@@ -175,8 +172,7 @@ size_t juni_title(uint32_t c, uint32_t out[3])
     size_t n = special_of(juni_title_special, N_OF(juni_title_special), c, out);
     if (n > 0)
         return n;
-    out[0] = map_of(juni_title_map, N_OF(juni_title_map), c);
-    if (out[0] == c)
-        out[0] = map_of(juni_upper_map, N_OF(juni_upper_map), c);
+    const struct juni_map *m = steps_of(juni_title_map, N_OF(juni_title_map), c);
+    out[0] = m != NULL ? (uint32_t)((int32_t)c + m->delta) : map_of(juni_upper_map, N_OF(juni_upper_map), c);
     return 1;
 }

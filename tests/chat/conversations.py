@@ -150,6 +150,8 @@ EXTRA = {
         "response_format": {"type": "json_object"},
         "safety_mode": "strict",
         "citation_options": "fast",
+        "functions": "[]",
+        "datetime": "2024-07-26 10:34",
     },
 }
 

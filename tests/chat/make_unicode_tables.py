@@ -10,7 +10,10 @@ ALL = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 
 
 def mapping(of):
-    pairs = [(c, ord(of(chr(c))) - c) for c in ALL if len(of(chr(c))) == 1 and of(chr(c)) != chr(c)]
+    return stepped([(c, ord(of(chr(c))) - c) for c in ALL if len(of(chr(c))) == 1 and of(chr(c)) != chr(c)])
+
+
+def stepped(pairs):
     ranges = []
     for c, delta in pairs:
         if ranges:
@@ -91,6 +94,9 @@ for name, of, comment in (("upper", str.upper, "to upper case, several code poin
             line = "   "
         line += cell
     print(line + "\n};\n")
+table("juni_uppercase", "juni_map", "str.isupper", stepped([(c, 0) for c in ALL if chr(c).isupper()]))
+table("juni_lowercase", "juni_map", "str.islower", stepped([(c, 0) for c in ALL if chr(c).islower()]))
+table("juni_titlecase", "juni_span", "str.istitle, and neither of the others", spans(lambda c: c.istitle() and not c.isupper()))
 table("juni_alpha", "juni_span", "letters (str.isalpha)", spans(str.isalpha))
 table("juni_number", "juni_span", "numbers (str.isnumeric)", spans(str.isnumeric))
 table("juni_decimal", "juni_span", "decimal digits (str.isdecimal); each span is made of tens", spans(str.isdecimal))
