@@ -1,9 +1,9 @@
 /* chat_template.c: compiling and rendering. See chat_template.h.
  *
- * A compiled template is an arena with its tree and its interned names. A render makes its own arena, turns the request's JSON into values (strings refer to
- * jansson's memory, which outlives the render), runs the tree and copies the text and its runs out. Everything that came with the request is untrusted, with
- * one exception: a message's "role" that is one of the roles every template knows. It is a choice from a list of ours, not text, and templates build control
- * tokens from it ("<|" + role + "|>"). */
+ * A compiled template is an arena with its tree and its interned names. A render makes its own arena, turns the request's JSON into values (strings
+ * refer to jansson's memory, which outlives the render), runs the tree and copies the text and its runs out. Everything that came with the request is
+ * untrusted, with one exception: a message's "role" that is one of the roles every template knows. It is a choice from a list of ours, not text, and
+ * templates build control tokens from it ("<|" + role + "|>"). */
 #include "server/chat/chat_template.h"
 
 #include <stdlib.h>
@@ -124,6 +124,16 @@ static int chat_set(struct jrun *r, struct jscope *sc, const char *name, size_t 
     return 0;
 }
 
+/* What further variables may not shadow. */
+static bool chat_is_own(const char *name)
+{
+    static const char *const own[] = {"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        if (strcmp(name, own[i]) == 0)
+            return true;
+    return false;
+}
+
 static int chat_variables(struct jrun *r, const struct chat_input *in, struct jscope *sc)
 {
     struct jval messages = jval_seq(J_LIST, NULL, false), tools = jval_none();
@@ -139,9 +149,13 @@ static int chat_variables(struct jrun *r, const struct chat_input *in, struct js
         chat_set(r, sc, "bos_token", 9, jval_str(bos)) < 0 || chat_set(r, sc, "eos_token", 9, jval_str(eos)) < 0 ||
         chat_set(r, sc, "add_generation_prompt", 21, jval_bool(in->add_generation_prompt)) < 0)
         return -1;
-    for (void *it = in->extra != NULL ? json_object_iter((json_t *)in->extra) : NULL; it != NULL; it = json_object_iter_next((json_t *)in->extra, it)) {
+    for (void *it = in->extra != NULL ? json_object_iter((json_t *)in->extra) : NULL; it != NULL;
+         it = json_object_iter_next((json_t *)in->extra, it)) {
         struct jval v;
-        if (chat_value(r, json_object_iter_value(it), 1, &v) < 0 || chat_set(r, sc, json_object_iter_key(it), json_object_iter_key_len(it), v) < 0)
+        const char *name = json_object_iter_key(it);
+        if (chat_is_own(name))
+            return jrun_fail(r, "chat_template_kwargs may not set '%s', which the request has a field for", name);
+        if (chat_value(r, json_object_iter_value(it), 1, &v) < 0 || chat_set(r, sc, name, json_object_iter_key_len(it), v) < 0)
             return -1;
     }
     return 0;

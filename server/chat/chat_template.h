@@ -1,12 +1,13 @@
 /* chat_template.h: a model's own chat template (the Jinja subset that models use), compiled once, rendered per request.
  *
- * The output knows the provenance of every byte: bytes that stand in the template's source (and the model's bos/eos spellings) are trusted, bytes that came
- * from messages, tools or arguments are not, whatever filters they went through. The tokenizer lets control tokens match in trusted bytes only.
+ * The output knows the provenance of every byte: bytes that stand in the template's source (and the model's bos/eos spellings) are trusted, bytes
+ * that came from messages, tools or arguments are not, whatever filters they went through. The tokenizer lets control tokens match in trusted bytes
+ * only.
  *
- * Rendering is bounded: fuel (evaluation steps), recursion depth, output bytes. Configured as transformers configures jinja2 (trim_blocks, lstrip_blocks,
- * loop controls, the `generation` tag, tojson without HTML escapes, strftime_now, raise_exception). What the interpreter does not know is refused at
- * compile time, with the construct and the line; a filter or test that jinja2 does not know either and that stands under an `if` is refused when it is
- * reached, as jinja2 does.
+ * Rendering is bounded: fuel (evaluation steps), recursion depth, output bytes. Configured as transformers configures jinja2 (trim_blocks,
+ * lstrip_blocks, loop controls, the `generation` tag, tojson without HTML escapes, strftime_now, raise_exception). What the interpreter does not know
+ * is refused at compile time, with the construct and the line; a filter or test that jinja2 does not know either and that stands under an `if` is
+ * refused when it is reached, as jinja2 does.
  *
  * A compiled template is immutable and may be rendered by several threads at once. */
 #ifndef NEXTD_CHAT_TEMPLATE_H

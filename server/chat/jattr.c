@@ -1,5 +1,6 @@
-/* jattr.c: object.name, object[index] and object[from:to:step], in the order in which jinja2's sandbox looks: an attribute first for a dot, an item first for
- * brackets, then the other. What would change a list or dict, and names with underscores that Python keeps to itself, look undefined and fail when used. */
+/* jattr.c: object.name, object[index] and object[from:to:step], in the order in which jinja2's sandbox looks: an attribute first for a dot, an item
+ * first for brackets, then the other. What would change a list or dict, and names with underscores that Python keeps to itself, look undefined and
+ * fail when used. */
 #include "server/chat/jeval.h"
 
 #include <string.h>

@@ -124,7 +124,7 @@ static int jeval_slice(struct jrun *r, struct jscope *sc, const struct jnode *no
 static int jcall_add_keyword(struct jrun *r, struct jcall *call, const struct jstr *name, struct jval v)
 {
     for (size_t i = 0; i < call->n_kw; i++)
-        if (call->kw_names[i]->n == name->n && memcmp(call->kw_names[i]->p, name->p, name->n) == 0)
+        if (jstr_same(call->kw_names[i], name))
             return jrun_fail(r, "got multiple values for keyword argument '%.*s'", (int)(name->n < 80 ? name->n : 80), name->p);
     call->kw_names[call->n_kw] = name;
     call->kw[call->n_kw++] = v;
@@ -193,8 +193,8 @@ static int jcall_evaluate(struct jrun *r, struct jscope *sc, const struct jargs 
     return 0;
 }
 
-int jcall_bind(struct jrun *r, const struct jcall *call, const char *what, const char *const *names, size_t n_required, size_t n_names, struct jval *out,
-               bool *given)
+int jcall_bind(struct jrun *r, const struct jcall *call, const char *what, const char *const *names, size_t n_required, size_t n_names,
+               struct jval *out, bool *given)
 {
     bool have[16] = {false};
     if (call->n > n_names)

@@ -37,13 +37,14 @@ struct jcall {
 };
 
 /* Puts arguments in the order of names: the first n_required must be given; given[i] tells which are (may be NULL with all required). */
-int jcall_bind(struct jrun *r, const struct jcall *call, const char *what, const char *const *names, size_t n_required, size_t n_names, struct jval *out,
-               bool *given);
+int jcall_bind(struct jrun *r, const struct jcall *call, const char *what, const char *const *names, size_t n_required, size_t n_names,
+               struct jval *out, bool *given);
 
 enum jfunc { JFUNC_RANGE, JFUNC_DICT, JFUNC_NAMESPACE, JFUNC_RAISE, JFUNC_NOW };
 
 int jeval(struct jrun *r, struct jscope *sc, const struct jnode *node, struct jval *out);
-int jeval_filter(struct jrun *r, struct jscope *sc, const struct jnode *node, const struct jval *input, struct jval *out); /* a chain; input for its start */
+/* a chain; input for its start */
+int jeval_filter(struct jrun *r, struct jscope *sc, const struct jnode *node, const struct jval *input, struct jval *out);
 int jcall_value(struct jrun *r, const struct jval *callee, const struct jcall *call, struct jval *out);
 int jcall_macro(struct jrun *r, const struct jmacro *m, const struct jcall *call, struct jval *out);
 int jcall_func(struct jrun *r, uint8_t func, const struct jcall *call, struct jval *out);

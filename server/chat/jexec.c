@@ -1,7 +1,8 @@
 /* jexec.c: statements: text and printing, if, for, set, with, macros and call blocks. See jeval.h.
  *
- * Scopes follow jinja2: a for body, a macro, a call block, with, a filter block and a block set have a scope of their own, which an assignment cannot leave;
- * an if has none. A loop's scope is emptied before each turn. Macros see the variables around their definition as they are when the macro is called. */
+ * Scopes follow jinja2: a for body, a macro, a call block, with, a filter block and a block set have a scope of their own, which an assignment cannot
+ * leave; an if has none. A loop's scope is emptied before each turn. Macros see the variables around their definition as they are when the macro is
+ * called. */
 #include "server/chat/jeval.h"
 
 #include <string.h>
@@ -227,8 +228,8 @@ static int jmacro_bind_rest(struct jrun *r, const struct jmacro_def *def, const 
             if (call->kw[k].type != J_NONE && jscope_set(r, sc, r->tmpl->id_caller, call->kw[k]) < 0)
                 return -1;
         } else if (!def->uses_kwargs) {
-            return jrun_fail(r, "macro '%s' takes no keyword argument '%.*s'", jmacro_name(def), (int)(call->kw_names[k]->n < 80 ? call->kw_names[k]->n : 80),
-                             call->kw_names[k]->p);
+            return jrun_fail(r, "macro '%s' takes no keyword argument '%.*s'", jmacro_name(def),
+                             (int)(call->kw_names[k]->n < 80 ? call->kw_names[k]->n : 80), call->kw_names[k]->p);
         } else if (jdict_set(r, kwargs, jval_str((struct jstr *)call->kw_names[k]), call->kw[k]) < 0) {
             return -1;
         }
@@ -257,7 +258,7 @@ static int jmacro_bind(struct jrun *r, const struct jmacro_def *def, const struc
                 return -1;
             continue;
         }
-        while (k < call->n_kw && !(call->kw_names[k]->n == def->arg_names[i]->n && memcmp(call->kw_names[k]->p, def->arg_names[i]->p, def->arg_names[i]->n) == 0))
+        while (k < call->n_kw && !jstr_same(call->kw_names[k], def->arg_names[i]))
             k++;
         missing[i] = k == call->n_kw;
         if (!missing[i])

@@ -90,7 +90,8 @@ static int jfilter_replace(struct jrun *r, const struct jval *in, const struct j
     struct jstr *s, *old, *new;
     int64_t count = -1;
     v[2] = jval_none();
-    if (jcall_bind(r, call, "replace", names, 2, 3, v, NULL) < 0 || jtext_of(r, in, &s) < 0 || jtext_of(r, &v[0], &old) < 0 || jtext_of(r, &v[1], &new) < 0 ||
+    if (jcall_bind(r, call, "replace", names, 2, 3, v, NULL) < 0 || jtext_of(r, in, &s) < 0 || jtext_of(r, &v[0], &old) < 0 ||
+        jtext_of(r, &v[1], &new) < 0 ||
         (v[2].type != J_NONE && jval_index(r, &v[2], &count) < 0))
         return -1;
     if (s->markup) { /* str() of it is plain */
@@ -130,7 +131,8 @@ static int jfilter_forceescape(struct jrun *r, const struct jval *in, const stru
     struct jstr *s;
     jbuild_init(&b, r);
     b.markup = true;
-    if (jcall_bind(r, call, "forceescape", NULL, 0, 0, NULL, NULL) < 0 || jtext_of(r, in, &s) < 0 || jtext_escape(r, &b, s) < 0 || jbuild_finish(&b, &s) < 0)
+    if (jcall_bind(r, call, "forceescape", NULL, 0, 0, NULL, NULL) < 0 || jtext_of(r, in, &s) < 0 || jtext_escape(r, &b, s) < 0 ||
+        jbuild_finish(&b, &s) < 0)
         return -1;
     *out = jval_str(s);
     return 0;
@@ -146,8 +148,8 @@ static int jfilter_indent(struct jrun *r, const struct jval *in, const struct jc
     bool first, blank;
     if (in->type != J_STR)
         return in->type == J_UNDEF ? jval_fail_undef(r, in) : jrun_fail(r, "indent: the value must be a str, not %s", jval_type_name(in->type));
-    if (jcall_bind(r, call, "indent", names, 0, 3, v, NULL) < 0 || jval_truth(r, &v[1], &first) < 0 || jval_truth(r, &v[2], &blank) < 0 || jstr_flat(r, s) < 0 ||
-        jrun_spend_bytes(r, s->n) < 0)
+    if (jcall_bind(r, call, "indent", names, 0, 3, v, NULL) < 0 || jval_truth(r, &v[1], &first) < 0 || jval_truth(r, &v[2], &blank) < 0 ||
+        jstr_flat(r, s) < 0 || jrun_spend_bytes(r, s->n) < 0)
         return -1;
     if (v[0].type == J_STR) {
         if (jtext_of(r, &v[0], &by) < 0)
@@ -198,7 +200,8 @@ static int jfilter_truncate(struct jrun *r, const struct jval *in, const struct 
     bool kill;
     if (in->type != J_STR)
         return in->type == J_UNDEF ? jval_fail_undef(r, in) : jrun_fail(r, "truncate: the value must be a str");
-    if (v[2].u.s == NULL || jcall_bind(r, call, "truncate", names, 0, 4, v, NULL) < 0 || jval_index(r, &v[0], &length) < 0 || jval_truth(r, &v[1], &kill) < 0 ||
+    if (v[2].u.s == NULL || jcall_bind(r, call, "truncate", names, 0, 4, v, NULL) < 0 || jval_index(r, &v[0], &length) < 0 ||
+        jval_truth(r, &v[1], &kill) < 0 ||
         jtext_of(r, &v[2], &end) < 0 || (v[3].type != J_NONE && jval_index(r, &v[3], &leeway) < 0) || jtext_of(r, in, &s) < 0)
         return -1;
     if (v[3].type == J_NONE)
@@ -472,7 +475,8 @@ static int jfilter_round(struct jrun *r, const struct jval *in, const struct jca
     char text[400];
     int64_t precision;
     struct jstr *method;
-    if (v[1].u.s == NULL || jcall_bind(r, call, "round", names, 0, 2, v, NULL) < 0 || jval_index(r, &v[0], &precision) < 0 || jtext_of(r, &v[1], &method) < 0)
+    if (v[1].u.s == NULL || jcall_bind(r, call, "round", names, 0, 2, v, NULL) < 0 || jval_index(r, &v[0], &precision) < 0 ||
+        jtext_of(r, &v[1], &method) < 0)
         return -1;
     bool common = jstr_is(method, "common"), ceiling = jstr_is(method, "ceil");
     if (!common && !ceiling && !jstr_is(method, "floor"))
@@ -509,14 +513,15 @@ static const struct {
 } jfilter_table[] = {
     {"abs", jfilter_abs}, {"batch", jfilter_batch}, {"capitalize", jfilter_capitalize}, {"center", jfilter_center}, {"count", jfilter_length},
     {"d", jfilter_default}, {"default", jfilter_default}, {"dictsort", jfilter_dictsort}, {"e", jfilter_escape}, {"escape", jfilter_escape},
-    {"first", jfilter_first}, {"float", jfilter_float}, {"forceescape", jfilter_forceescape}, {"format", jfilter_format}, {"groupby", jfilter_groupby},
-    {"indent", jfilter_indent}, {"int", jfilter_int}, {"items", jfilter_items}, {"join", jfilter_join}, {"last", jfilter_last}, {"length", jfilter_length},
-    {"list", jfilter_list}, {"lower", jfilter_lower}, {"map", jfilter_map}, {"max", jfilter_max}, {"min", jfilter_min}, {"reject", jfilter_reject},
-    {"rejectattr", jfilter_rejectattr}, {"replace", jfilter_replace}, {"reverse", jfilter_reverse}, {"round", jfilter_round}, {"safe", jfilter_safe},
-    {"select", jfilter_select}, {"selectattr", jfilter_selectattr}, {"slice", jfilter_slice}, {"sort", jfilter_sort}, {"string", jfilter_string},
-    {"sum", jfilter_sum}, {"title", jfilter_title}, {"tojson", jjson_dump}, {"trim", jfilter_trim}, {"truncate", jfilter_truncate}, {"unique", jfilter_unique},
-    {"upper", jfilter_upper}, {"urlencode", jfilter_urlencode}, {"wordcount", jfilter_wordcount}, {"attr", NULL}, {"filesizeformat", NULL}, {"pprint", NULL},
-    {"random", NULL}, {"striptags", NULL}, {"urlize", NULL}, {"wordwrap", NULL}, {"xmlattr", NULL}};
+    {"first", jfilter_first}, {"float", jfilter_float}, {"forceescape", jfilter_forceescape}, {"format", jfilter_format},
+    {"groupby", jfilter_groupby}, {"indent", jfilter_indent}, {"int", jfilter_int}, {"items", jfilter_items}, {"join", jfilter_join},
+    {"last", jfilter_last}, {"length", jfilter_length}, {"list", jfilter_list}, {"lower", jfilter_lower}, {"map", jfilter_map}, {"max", jfilter_max},
+    {"min", jfilter_min}, {"reject", jfilter_reject}, {"rejectattr", jfilter_rejectattr}, {"replace", jfilter_replace}, {"reverse", jfilter_reverse},
+    {"round", jfilter_round}, {"safe", jfilter_safe}, {"select", jfilter_select}, {"selectattr", jfilter_selectattr}, {"slice", jfilter_slice},
+    {"sort", jfilter_sort}, {"string", jfilter_string}, {"sum", jfilter_sum}, {"title", jfilter_title}, {"tojson", jjson_dump},
+    {"trim", jfilter_trim}, {"truncate", jfilter_truncate}, {"unique", jfilter_unique}, {"upper", jfilter_upper}, {"urlencode", jfilter_urlencode},
+    {"wordcount", jfilter_wordcount}, {"attr", NULL}, {"filesizeformat", NULL}, {"pprint", NULL}, {"random", NULL}, {"striptags", NULL},
+    {"urlize", NULL}, {"wordwrap", NULL}, {"xmlattr", NULL}};
 
 uint16_t jfilter_lookup(const char *p, size_t n, bool *refused)
 {

@@ -6,7 +6,25 @@
 
 typedef int jfilter_fn(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
 
-jfilter_fn jfilter_map, jfilter_select, jfilter_reject, jfilter_selectattr, jfilter_rejectattr, jfilter_unique, jfilter_groupby, jfilter_sort, jfilter_dictsort,
-    jfilter_min, jfilter_max, jfilter_sum, jfilter_join, jfilter_first, jfilter_last, jfilter_reverse, jfilter_list, jfilter_items, jfilter_batch, jfilter_slice;
+int jfilter_map(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_select(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_reject(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_selectattr(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_rejectattr(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_unique(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_groupby(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_sort(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_dictsort(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_min(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_max(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_sum(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_join(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_first(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_last(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_reverse(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_list(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_items(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_batch(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
+int jfilter_slice(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out);
 
 #endif

@@ -1,5 +1,5 @@
-/* jfilter_seq.c: filters on sequences. map, select, reject and their kin are lazy and may be walked once, as jinja2's generators; what sorts or groups takes all
- * of its input first. */
+/* jfilter_seq.c: filters on sequences. map, select, reject and their kin are lazy and may be walked once, as jinja2's generators; what sorts or
+ * groups takes all of its input first. */
 #include <string.h>
 
 #include "server/chat/jfilter.h"
@@ -287,8 +287,8 @@ static int jkeyed_sort(struct jrun *r, struct jkeyed *v, size_t n, bool reverse)
             for (size_t k = low; k < high; k++) {
                 int order = 0;
                 bool unordered = false;
-                if (a < mid && b < high &&
-                    (reverse ? jval_compare(r, &from[a].key, &from[b].key, "<", &order, &unordered) : jval_compare(r, &from[b].key, &from[a].key, "<", &order, &unordered)) < 0)
+                const struct jval *x = &from[reverse ? a : b].key, *y = &from[reverse ? b : a].key;
+                if (a < mid && b < high && jval_compare(r, x, y, "<", &order, &unordered) < 0)
                     return -1;
                 bool take_b = a == mid || (b < high && order < 0 && !unordered);
                 to[k] = take_b ? from[b++] : from[a++];
@@ -358,8 +358,8 @@ int jfilter_dictsort(struct jrun *r, const struct jval *in, const struct jcall *
     bool reverse, exact;
     if (in->type != J_DICT)
         return in->type == J_UNDEF ? jval_fail_undef(r, in) : jrun_fail(r, "dictsort: the value must be a dict, not %s", jval_type_name(in->type));
-    if (v[1].u.s == NULL || jcall_bind(r, call, "dictsort", names, 0, 3, v, NULL) < 0 || jval_truth(r, &v[0], &exact) < 0 || jtext_of(r, &v[1], &by) < 0 ||
-        jval_truth(r, &v[2], &reverse) < 0)
+    if (v[1].u.s == NULL || jcall_bind(r, call, "dictsort", names, 0, 3, v, NULL) < 0 || jval_truth(r, &v[0], &exact) < 0 ||
+        jtext_of(r, &v[1], &by) < 0 || jval_truth(r, &v[2], &reverse) < 0)
         return -1;
     if (!jstr_is(by, "key") && !jstr_is(by, "value"))
         return jrun_fail(r, "dictsort: you can only sort by either \"key\" or \"value\"");
@@ -481,7 +481,8 @@ int jfilter_join(struct jrun *r, const struct jval *in, const struct jcall *call
     jbuild_init(&b, r);
     bool first = true;
     while ((rc = jiter_next(r, it, &item)) > 0) {
-        if (jgetter_get(r, &g, &item, &item) < 0 || (!first && jbuild_str(&b, between) < 0) || jtext_of(r, &item, &part) < 0 || jbuild_str(&b, part) < 0)
+        if (jgetter_get(r, &g, &item, &item) < 0 || (!first && jbuild_str(&b, between) < 0) || jtext_of(r, &item, &part) < 0 ||
+            jbuild_str(&b, part) < 0)
             return -1;
         first = false;
     }
@@ -616,7 +617,8 @@ int jfilter_slice(struct jrun *r, const struct jval *in, const struct jcall *cal
         for (int64_t i = 0; i < size + (k < longer); i++)
             if (jseq_push(r, part, s->v[at++]) < 0)
                 return -1;
-        if ((v[1].type != J_NONE && k >= longer && jseq_push(r, part, v[1]) < 0) || jseq_push(r, lists, jval_seq(J_LIST, part, jtext_trusted(in))) < 0)
+        if ((v[1].type != J_NONE && k >= longer && jseq_push(r, part, v[1]) < 0) ||
+            jseq_push(r, lists, jval_seq(J_LIST, part, jtext_trusted(in))) < 0)
             return -1;
     }
     return jfilter_lists(r, lists, jtext_trusted(in), out);

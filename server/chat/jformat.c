@@ -1,7 +1,8 @@
-/* jformat.c: "%s" % x and "{}".format(x). A field's fill and sign are as trusted as the value; what is copied from the format keeps the format's trust.
+/* jformat.c: "%s" % x and "{}".format(x). A field's fill and sign are as trusted as the value; what is copied from the format keeps the
+ * format's trust.
  *
- * Both parse one conversion into the same description, which one function lays out. Format specifications are Python's, without the ones nobody can reach
- * from JSON values (complex numbers, the 'n' locale type). */
+ * Both parse one conversion into the same description, which one function lays out. Format specifications are Python's, without the ones nobody can
+ * reach from JSON values (complex numbers, the 'n' locale type). */
 #include "server/chat/jeval.h"
 
 #include <math.h>
@@ -105,7 +106,8 @@ static int jformat_float(struct jrun *r, struct jbuild *b, struct jfield *f, dou
     } else {
         if (type == 0) /* like g, with at least one digit behind the point */
             return jrun_unsupported(r, "a float format with a precision and no type is not supported");
-        m = (size_t)snprintf(digits, sizeof digits, f->alternate ? (type == 'G' ? "%#.*G" : "%#.*g") : type == 'G' ? "%.*G" : "%.*g", precision, size);
+        bool upper = type == 'G';
+        m = (size_t)snprintf(digits, sizeof digits, f->alternate ? (upper ? "%#.*G" : "%#.*g") : upper ? "%.*G" : "%.*g", precision, size);
     }
     size_t whole = strspn(digits, "0123456789");
     for (size_t i = 0; i < m; i++) {
@@ -210,7 +212,8 @@ static int jpercent_convert(struct jpercent *p, struct jfield *f, struct jval v)
         return jformat_str(r, &p->b, f, v.u.s);
     }
     if (!jval_is_number(&v))
-        return v.type == J_UNDEF ? jval_fail_undef(r, &v) : jrun_fail(r, "%%%c format: a real number is required, not %s", type, jval_type_name(v.type));
+        return v.type == J_UNDEF ? jval_fail_undef(r, &v)
+                                 : jrun_fail(r, "%%%c format: a real number is required, not %s", type, jval_type_name(v.type));
     if (strchr("eEfFgG", type) != NULL)
         return jformat_float(r, &p->b, f, jval_as_double(&v), v.trusted);
     if (v.type == J_FLOAT && (type == 'x' || type == 'X' || type == 'o' || type == 'c'))

@@ -10,7 +10,8 @@ bool jfunc_lookup(const struct jstr *name, struct jval *out)
     static const struct {
         const char *name;
         uint8_t func;
-    } funcs[] = {{"range", JFUNC_RANGE}, {"dict", JFUNC_DICT}, {"namespace", JFUNC_NAMESPACE}, {"raise_exception", JFUNC_RAISE}, {"strftime_now", JFUNC_NOW}};
+    } funcs[] = {{"range", JFUNC_RANGE}, {"dict", JFUNC_DICT}, {"namespace", JFUNC_NAMESPACE}, {"raise_exception", JFUNC_RAISE},
+                 {"strftime_now", JFUNC_NOW}};
     for (size_t i = 0; i < sizeof funcs / sizeof funcs[0]; i++) {
         if (jstr_is(name, funcs[i].name)) {
             *out = (struct jval){.type = J_FUNC, .sub = funcs[i].func, .trusted = true};

@@ -143,7 +143,12 @@ int jiter_open_reversed(struct jrun *r, const struct jval *v, struct jiter **out
     if (it == NULL)
         return -1;
     it->source = *v;
-    it->at = v->type == J_STR ? v->u.s->n : v->type == J_RANGE ? (size_t)v->u.range->n : v->type == J_DICT || v->type == J_VIEW ? v->u.dict->n : v->u.seq->n;
+    switch (v->type) {
+    case J_STR: it->at = v->u.s->n; break;
+    case J_RANGE: it->at = (size_t)v->u.range->n; break;
+    case J_DICT: case J_VIEW: it->at = v->u.dict->n; break;
+    default: it->at = v->u.seq->n;
+    }
     *out = it;
     return 0;
 }

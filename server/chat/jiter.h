@@ -1,5 +1,5 @@
-/* jiter.h: walking values. An iterator is lazy, as Python's are: what a template never takes is never computed. Loops keep the item before and, when a template
- * asks for it, the item after. */
+/* jiter.h: walking values. An iterator is lazy, as Python's are: what a template never takes is never computed. Loops keep the item before and, when
+ * a template asks for it, the item after. */
 #ifndef NEXTD_CHAT_JITER_H
 #define NEXTD_CHAT_JITER_H
 

@@ -85,7 +85,8 @@ static int jjson_list(struct jjson *j, const struct jval *v)
         return -1;
     j->level++;
     for (size_t i = 0; i < s->n; i++)
-        if ((i > 0 && jbuild_sub(&j->b, j->item_separator, 0, j->item_separator->n) < 0) || jjson_newline(j, v->trusted) < 0 || jjson_value(j, &s->v[i]) < 0)
+        if ((i > 0 && jbuild_sub(&j->b, j->item_separator, 0, j->item_separator->n) < 0) || jjson_newline(j, v->trusted) < 0 ||
+            jjson_value(j, &s->v[i]) < 0)
             return -1;
     j->level--;
     return jjson_newline(j, v->trusted) < 0 ? -1 : jbuild_puts(&j->b, "]", v->trusted);

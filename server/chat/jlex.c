@@ -1,8 +1,11 @@
 /* jlex.c: from a template's text to tokens, as jinja2 does with trim_blocks and lstrip_blocks.
  *
- *   text ──"{{"──> expression ──"}}"──> text          A `-` beside a delimiter removes white space on that side, a `+` keeps what lstrip or trim would
- *   text ──"{%"──> statement ──"%}"──> text           remove. trim_blocks: one newline behind %} and #} goes. lstrip_blocks: blanks between the start of
- *   text ──"{#"──> comment ──"#}"──> text             a line and {% or {# go. Inside brackets "}}" and "%}" are operators, so that dicts can be written.
+ *   text ──"{{"──> expression ──"}}"──> text          A `-` beside a delimiter removes white space on that side, a `+` keeps what lstrip or trim
+ * would
+ *   text ──"{%"──> statement ──"%}"──> text           remove. trim_blocks: one newline behind %} and #} goes. lstrip_blocks: blanks between the start
+ * of
+ *   text ──"{#"──> comment ──"#}"──> text             a line and {% or {# go. Inside brackets "}}" and "%}" are operators, so that dicts can be
+ * written.
  *   {% raw %} ... {% endraw %} is text.
  *
  * Newlines are normalised to \n and one newline at the very end is dropped before all this. */
@@ -337,8 +340,9 @@ static const struct {
     uint8_t type;
 } jlex_operators[] = {
     {"//", JT_FLOORDIV}, {"**", JT_POW}, {"==", JT_EQ}, {"!=", JT_NE}, {">=", JT_GTEQ}, {"<=", JT_LTEQ}, {"+", JT_ADD}, {"-", JT_SUB}, {"/", JT_DIV},
-    {"*", JT_MUL}, {"%", JT_MOD}, {"~", JT_TILDE}, {"[", JT_LBRACKET}, {"]", JT_RBRACKET}, {"(", JT_LPAREN}, {")", JT_RPAREN}, {"{", JT_LBRACE},
-    {"}", JT_RBRACE}, {">", JT_GT}, {"<", JT_LT}, {"=", JT_ASSIGN}, {".", JT_DOT}, {":", JT_COLON}, {"|", JT_PIPE}, {",", JT_COMMA}, {";", JT_SEMICOLON}};
+    {"*", JT_MUL}, {"%", JT_MOD}, {"~", JT_TILDE}, {"[", JT_LBRACKET}, {"]", JT_RBRACKET}, {"(", JT_LPAREN}, {")", JT_RPAREN},
+    {"{", JT_LBRACE}, {"}", JT_RBRACE}, {">", JT_GT}, {"<", JT_LT}, {"=", JT_ASSIGN}, {".", JT_DOT}, {":", JT_COLON}, {"|", JT_PIPE},
+    {",", JT_COMMA}, {";", JT_SEMICOLON}};
 
 /* One operator; brackets are kept in balance. */
 static int jlex_operator(struct jlex *l, char *brackets, size_t *n_brackets)

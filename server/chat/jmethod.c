@@ -1,5 +1,5 @@
-/* jmethod.c: the methods of strings, lists, dicts and the loop that templates may call. A method that Python has and this file does not is found, so that
- * `is defined` answers as in Python, and refused by name when it is called. Strings that come out keep the provenance of what went in. */
+/* jmethod.c: the methods of strings, lists, dicts and the loop that templates may call. A method that Python has and this file does not is found, so
+ * that `is defined` answers as in Python, and refused by name when it is called. Strings that come out keep the provenance of what went in. */
 #include "server/chat/jeval.h"
 
 #include <string.h>
@@ -8,10 +8,10 @@
 #include "server/chat/juni.h"
 
 enum jmethod_id {
-    JM_UNSUPPORTED, JM_STRIP, JM_LSTRIP, JM_RSTRIP, JM_SPLIT, JM_RSPLIT, JM_SPLITLINES, JM_STARTSWITH, JM_ENDSWITH, JM_REPLACE, JM_UPPER, JM_LOWER, JM_TITLE,
-    JM_CAPITALIZE, JM_SWAPCASE, JM_CASEFOLD, JM_JOIN, JM_FIND, JM_RFIND, JM_INDEX, JM_RINDEX, JM_COUNT, JM_FORMAT, JM_ISDIGIT, JM_ISDECIMAL, JM_ISNUMERIC,
-    JM_ISALPHA, JM_ISALNUM, JM_ISSPACE, JM_ISUPPER, JM_ISLOWER, JM_CENTER, JM_LJUST, JM_RJUST, JM_ZFILL, JM_PARTITION, JM_RPARTITION, JM_REMOVEPREFIX,
-    JM_REMOVESUFFIX, JM_GET, JM_ITEMS, JM_KEYS, JM_VALUES, JM_COPY, JM_SEQ_INDEX, JM_SEQ_COUNT, JM_CYCLE, JM_CHANGED
+    JM_UNSUPPORTED, JM_STRIP, JM_LSTRIP, JM_RSTRIP, JM_SPLIT, JM_RSPLIT, JM_SPLITLINES, JM_STARTSWITH, JM_ENDSWITH, JM_REPLACE, JM_UPPER, JM_LOWER,
+    JM_TITLE, JM_CAPITALIZE, JM_SWAPCASE, JM_CASEFOLD, JM_JOIN, JM_FIND, JM_RFIND, JM_INDEX, JM_RINDEX, JM_COUNT, JM_FORMAT, JM_ISDIGIT,
+    JM_ISDECIMAL, JM_ISNUMERIC, JM_ISALPHA, JM_ISALNUM, JM_ISSPACE, JM_ISUPPER, JM_ISLOWER, JM_CENTER, JM_LJUST, JM_RJUST, JM_ZFILL, JM_PARTITION,
+    JM_RPARTITION, JM_REMOVEPREFIX, JM_REMOVESUFFIX, JM_GET, JM_ITEMS, JM_KEYS, JM_VALUES, JM_COPY, JM_SEQ_INDEX, JM_SEQ_COUNT, JM_CYCLE, JM_CHANGED
 };
 
 struct jmethod_name {
@@ -24,19 +24,19 @@ static const struct jmethod_name jmethod_of_str[] = {
     {"startswith", JM_STARTSWITH}, {"endswith", JM_ENDSWITH}, {"replace", JM_REPLACE}, {"upper", JM_UPPER}, {"lower", JM_LOWER}, {"title", JM_TITLE},
     {"capitalize", JM_CAPITALIZE}, {"swapcase", JM_SWAPCASE}, {"casefold", JM_CASEFOLD}, {"join", JM_JOIN}, {"find", JM_FIND}, {"rfind", JM_RFIND},
     {"index", JM_INDEX}, {"rindex", JM_RINDEX}, {"count", JM_COUNT}, {"format", JM_FORMAT}, {"isdigit", JM_ISDIGIT}, {"isdecimal", JM_ISDECIMAL},
-    {"isnumeric", JM_ISNUMERIC}, {"isalpha", JM_ISALPHA}, {"isalnum", JM_ISALNUM}, {"isspace", JM_ISSPACE}, {"isupper", JM_ISUPPER}, {"islower", JM_ISLOWER},
-    {"center", JM_CENTER}, {"ljust", JM_LJUST}, {"rjust", JM_RJUST}, {"zfill", JM_ZFILL}, {"partition", JM_PARTITION}, {"rpartition", JM_RPARTITION},
-    {"removeprefix", JM_REMOVEPREFIX}, {"removesuffix", JM_REMOVESUFFIX}, {"encode", 0}, {"expandtabs", 0}, {"format_map", 0}, {"isascii", 0},
-    {"isidentifier", 0}, {"isprintable", 0}, {"istitle", 0}, {"maketrans", 0}, {"translate", 0}, {NULL, 0}};
-static const struct jmethod_name jmethod_of_dict[] = {{"get", JM_GET}, {"items", JM_ITEMS}, {"keys", JM_KEYS}, {"values", JM_VALUES}, {"copy", JM_COPY},
-                                                      {"fromkeys", 0}, {NULL, 0}};
+    {"isnumeric", JM_ISNUMERIC}, {"isalpha", JM_ISALPHA}, {"isalnum", JM_ISALNUM}, {"isspace", JM_ISSPACE}, {"isupper", JM_ISUPPER},
+    {"islower", JM_ISLOWER}, {"center", JM_CENTER}, {"ljust", JM_LJUST}, {"rjust", JM_RJUST}, {"zfill", JM_ZFILL}, {"partition", JM_PARTITION},
+    {"rpartition", JM_RPARTITION}, {"removeprefix", JM_REMOVEPREFIX}, {"removesuffix", JM_REMOVESUFFIX}, {"encode", 0}, {"expandtabs", 0},
+    {"format_map", 0}, {"isascii", 0}, {"isidentifier", 0}, {"isprintable", 0}, {"istitle", 0}, {"maketrans", 0}, {"translate", 0}, {NULL, 0}};
+static const struct jmethod_name jmethod_of_dict[] = {
+    {"get", JM_GET}, {"items", JM_ITEMS}, {"keys", JM_KEYS}, {"values", JM_VALUES}, {"copy", JM_COPY}, {"fromkeys", 0}, {NULL, 0}};
 static const struct jmethod_name jmethod_of_list[] = {{"index", JM_SEQ_INDEX}, {"count", JM_SEQ_COUNT}, {"copy", JM_COPY}, {NULL, 0}};
 static const struct jmethod_name jmethod_of_tuple[] = {{"index", JM_SEQ_INDEX}, {"count", JM_SEQ_COUNT}, {NULL, 0}};
 static const struct jmethod_name jmethod_of_loop[] = {{"cycle", JM_CYCLE}, {"changed", JM_CHANGED}, {NULL, 0}};
 static const struct jmethod_name jmethod_of_view[] = {{"isdisjoint", 0}, {"mapping", 0}, {NULL, 0}};
-static const struct jmethod_name jmethod_of_number[] = {{"real", 0}, {"imag", 0}, {"numerator", 0}, {"denominator", 0}, {"conjugate", 0}, {"bit_length", 0},
-                                                        {"bit_count", 0}, {"to_bytes", 0}, {"from_bytes", 0}, {"as_integer_ratio", 0}, {"is_integer", 0},
-                                                        {"hex", 0}, {"fromhex", 0}, {NULL, 0}};
+static const struct jmethod_name jmethod_of_number[] = {
+    {"real", 0}, {"imag", 0}, {"numerator", 0}, {"denominator", 0}, {"conjugate", 0}, {"bit_length", 0}, {"bit_count", 0}, {"to_bytes", 0},
+    {"from_bytes", 0}, {"as_integer_ratio", 0}, {"is_integer", 0}, {"hex", 0}, {"fromhex", 0}, {NULL, 0}};
 
 bool jmethod_find(const struct jval *self, const struct jstr *name, uint16_t *id)
 {
@@ -252,8 +252,8 @@ static int jmethod_pad(struct jrun *r, struct jstr *s, uint16_t id, const struct
     int64_t width;
     if (call->n_kw > 0)
         return jrun_fail(r, "this string method takes no keyword arguments");
-    if (fill == NULL || jcall_bind(r, call, "this string method", names, 1, id == JM_ZFILL ? 1 : 2, v, NULL) < 0 || jval_index(r, &v[0], &width) < 0 ||
-        jmethod_str_arg(r, &v[1], &fill) < 0)
+    if (fill == NULL || jcall_bind(r, call, "this string method", names, 1, id == JM_ZFILL ? 1 : 2, v, NULL) < 0 ||
+        jval_index(r, &v[0], &width) < 0 || jmethod_str_arg(r, &v[1], &fill) < 0)
         return -1;
     if (fill->n == 0 || juni_length(fill->p, fill->n) != fill->n)
         return jrun_fail(r, "the fill character must be exactly one character long");
@@ -356,7 +356,8 @@ static int jmethod_seq_count(struct jrun *r, const struct jval *self, bool index
 {
     int64_t n = 0;
     if (call->n != 1 || call->n_kw > 0)
-        return call->n > 1 && index ? jrun_unsupported(r, "index with bounds is not supported") : jrun_fail(r, "index and count take exactly one argument");
+        return index && call->n > 1 ? jrun_unsupported(r, "index with bounds is not supported")
+                                    : jrun_fail(r, "index and count take exactly one argument");
     for (size_t i = 0; i < self->u.seq->n; i++) {
         bool same;
         if (jval_equal(r, &self->u.seq->v[i], &call->v[0], &same) < 0)

@@ -1,8 +1,8 @@
 /* jparse.c: statements, and the parser's tools.
  *
- * A body is parsed until one of the tags that may end it stands at the current token. `soft` and `in_loop` follow the nesting: a loop's or macro's body is a
- * scope of its own, where an unknown filter is refused at once; inside an `if` it is refused when reached, as jinja2 does, because templates ask there whether
- * something exists. `break` cannot leave a macro. */
+ * A body is parsed until one of the tags that may end it stands at the current token. `soft` and `in_loop` follow the nesting: a loop's or macro's
+ * body is a scope of its own, where an unknown filter is refused at once; inside an `if` it is refused when reached, as jinja2 does, because
+ * templates ask there whether something exists. `break` cannot leave a macro. */
 #include "server/chat/jparse.h"
 
 #include <stdarg.h>

@@ -1,6 +1,7 @@
 /* jparse_expr.c: expressions, by recursive descent in jinja2's order of binding, loosest first:
  *
- *   a if b else c  ·  or  ·  and  ·  not  ·  == != < <= > >= in, not in (chained)  ·  + -  ·  ~  ·  * / // %  ·  **  ·  unary - +  ·  .x [x] (x)  ·  |filter, is test
+ *   a if b else c  ·  or  ·  and  ·  not  ·  == != < <= > >= in, not in (chained)  ·  + -  ·  ~  ·  * / // %  ·  **  ·  unary - +
+ *   ·  .x [x] (x)  ·  |filter, is test
  *
  * Filters and tests bind tighter than any operator and follow a unary expression. */
 #include <string.h>

@@ -183,6 +183,11 @@ bool jstr_is(const struct jstr *s, const char *literal)
     return s->n == strlen(literal) && memcmp(s->p, literal, s->n) == 0;
 }
 
+bool jstr_same(const struct jstr *a, const struct jstr *b)
+{
+    return a->n == b->n && memcmp(a->p, b->p, a->n) == 0;
+}
+
 int jstr_order(const struct jstr *a, const struct jstr *b)
 {
     size_t n = a->n < b->n ? a->n : b->n;

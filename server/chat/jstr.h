@@ -1,7 +1,7 @@
 /* jstr.h: a template's strings: UTF-8 bytes with the provenance of each, cheap to concatenate.
  *
- * A concatenation of long strings is a rope node; the bytes are put together once, when somebody looks (jstr_flat). Templates that grow a string in a loop
- * therefore cost linear time and memory. Indexes that templates see are code points, as in Python; here they are converted to bytes.
+ * A concatenation of long strings is a rope node; the bytes are put together once, when somebody looks (jstr_flat). Templates that grow a string in a
+ * loop therefore cost linear time and memory. Indexes that templates see are code points, as in Python; here they are converted to bytes.
  *
  * jbuild collects a result piece by piece. A piece refers to bytes that live as long as the render; single bytes go to a scratch chunk. */
 #ifndef NEXTD_CHAT_JSTR_H
@@ -44,6 +44,7 @@ size_t jstr_n_chars(struct jstr *s);                           /* of a flat stri
 size_t jstr_byte_of(struct jstr *s, size_t char_idx);          /* of a flat string; clamps at the end */
 size_t jstr_char_of(struct jstr *s, size_t byte);              /* the inverse */
 bool jstr_is(const struct jstr *s, const char *literal);       /* of a flat string */
+bool jstr_same(const struct jstr *a, const struct jstr *b);    /* of flat strings */
 int jstr_order(const struct jstr *a, const struct jstr *b);    /* of flat strings: by code points */
 /* The first occurrence of needle in bytes [from, to), or SIZE_MAX. */
 size_t jstr_find(const struct jstr *s, const char *needle, size_t n, size_t from, size_t to);

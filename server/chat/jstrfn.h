@@ -1,5 +1,5 @@
-/* jstrfn.h: what string methods and filters do to flat strings. Every result keeps the provenance of the bytes it is made of: what is cut keeps its own,
- * what is mapped (case) takes that of the character it comes from, what is put in takes that of the text put in. */
+/* jstrfn.h: what string methods and filters do to flat strings. Every result keeps the provenance of the bytes it is made of: what is cut keeps its
+ * own, what is mapped (case) takes that of the character it comes from, what is put in takes that of the text put in. */
 #ifndef NEXTD_CHAT_JSTRFN_H
 #define NEXTD_CHAT_JSTRFN_H
 

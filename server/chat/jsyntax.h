@@ -1,5 +1,5 @@
-/* jsyntax.h: a chat template's tokens and tree. The lexer makes tokens from source text, the parser makes the tree, the evaluator walks it. All three live
- * in the compiled template's arena and never change afterwards. */
+/* jsyntax.h: a chat template's tokens and tree. The lexer makes tokens from source text, the parser makes the tree, the evaluator walks it. All three
+ * live in the compiled template's arena and never change afterwards. */
 #ifndef NEXTD_CHAT_JSYNTAX_H
 #define NEXTD_CHAT_JSYNTAX_H
 
@@ -121,7 +121,8 @@ struct chat_template {
 /* Parses tokens into t->body. ERR_FORMAT or ERR_UNSUPPORTED with the line. */
 int jparse_run(struct chat_template *t, const struct jtokens *tokens, struct err *err);
 
-/* What the evaluator knows; used at compile time to refuse the rest. JOP_UNKNOWN where the name means nothing; *refused where jinja2 knows it and we do not. */
+/* What the evaluator knows, asked at compile time to refuse the rest: JOP_UNKNOWN where the name means nothing; *refused where jinja2 knows it and we
+ * do not. */
 uint16_t jfilter_lookup(const char *p, size_t n, bool *refused);
 uint16_t jtest_lookup(const char *p, size_t n);
 

@@ -6,22 +6,25 @@
 #include "server/chat/juni.h"
 
 enum jtest_id {
-    JTEST_DEFINED, JTEST_UNDEFINED, JTEST_NONE, JTEST_BOOLEAN, JTEST_TRUE, JTEST_FALSE, JTEST_INTEGER, JTEST_FLOAT, JTEST_NUMBER, JTEST_STRING, JTEST_MAPPING,
-    JTEST_SEQUENCE, JTEST_ITERABLE, JTEST_CALLABLE, JTEST_LOWER, JTEST_UPPER, JTEST_ESCAPED, JTEST_FILTER, JTEST_TEST, JTEST_ODD, JTEST_EVEN, /* without arguments */
-    JTEST_DIVISIBLEBY, JTEST_SAMEAS, JTEST_IN, JTEST_EQ, JTEST_NE, JTEST_GT, JTEST_GE, JTEST_LT, JTEST_LE /* with one */
+    /* without arguments */
+    JTEST_DEFINED, JTEST_UNDEFINED, JTEST_NONE, JTEST_BOOLEAN, JTEST_TRUE, JTEST_FALSE, JTEST_INTEGER, JTEST_FLOAT, JTEST_NUMBER, JTEST_STRING,
+    JTEST_MAPPING, JTEST_SEQUENCE, JTEST_ITERABLE, JTEST_CALLABLE, JTEST_LOWER, JTEST_UPPER, JTEST_ESCAPED, JTEST_FILTER, JTEST_TEST, JTEST_ODD,
+    JTEST_EVEN,
+    /* with one */
+    JTEST_DIVISIBLEBY, JTEST_SAMEAS, JTEST_IN, JTEST_EQ, JTEST_NE, JTEST_GT, JTEST_GE, JTEST_LT, JTEST_LE
 };
 
 static const struct {
     const char *name;
     uint16_t id;
 } jtest_table[] = {
-    {"defined", JTEST_DEFINED}, {"undefined", JTEST_UNDEFINED}, {"none", JTEST_NONE}, {"boolean", JTEST_BOOLEAN}, {"true", JTEST_TRUE}, {"false", JTEST_FALSE},
-    {"integer", JTEST_INTEGER}, {"float", JTEST_FLOAT}, {"number", JTEST_NUMBER}, {"string", JTEST_STRING}, {"mapping", JTEST_MAPPING},
-    {"sequence", JTEST_SEQUENCE}, {"iterable", JTEST_ITERABLE}, {"callable", JTEST_CALLABLE}, {"lower", JTEST_LOWER}, {"upper", JTEST_UPPER},
-    {"escaped", JTEST_ESCAPED}, {"filter", JTEST_FILTER}, {"test", JTEST_TEST}, {"odd", JTEST_ODD}, {"even", JTEST_EVEN}, {"divisibleby", JTEST_DIVISIBLEBY},
-    {"sameas", JTEST_SAMEAS}, {"in", JTEST_IN}, {"==", JTEST_EQ}, {"eq", JTEST_EQ}, {"equalto", JTEST_EQ}, {"!=", JTEST_NE}, {"ne", JTEST_NE}, {">", JTEST_GT},
-    {"gt", JTEST_GT}, {"greaterthan", JTEST_GT}, {"ge", JTEST_GE}, {">=", JTEST_GE}, {"<", JTEST_LT}, {"lt", JTEST_LT}, {"lessthan", JTEST_LT}, {"<=", JTEST_LE},
-    {"le", JTEST_LE}};
+    {"defined", JTEST_DEFINED}, {"undefined", JTEST_UNDEFINED}, {"none", JTEST_NONE}, {"boolean", JTEST_BOOLEAN}, {"true", JTEST_TRUE},
+    {"false", JTEST_FALSE}, {"integer", JTEST_INTEGER}, {"float", JTEST_FLOAT}, {"number", JTEST_NUMBER}, {"string", JTEST_STRING},
+    {"mapping", JTEST_MAPPING}, {"sequence", JTEST_SEQUENCE}, {"iterable", JTEST_ITERABLE}, {"callable", JTEST_CALLABLE}, {"lower", JTEST_LOWER},
+    {"upper", JTEST_UPPER}, {"escaped", JTEST_ESCAPED}, {"filter", JTEST_FILTER}, {"test", JTEST_TEST}, {"odd", JTEST_ODD}, {"even", JTEST_EVEN},
+    {"divisibleby", JTEST_DIVISIBLEBY}, {"sameas", JTEST_SAMEAS}, {"in", JTEST_IN}, {"==", JTEST_EQ}, {"eq", JTEST_EQ}, {"equalto", JTEST_EQ},
+    {"!=", JTEST_NE}, {"ne", JTEST_NE}, {">", JTEST_GT}, {"gt", JTEST_GT}, {"greaterthan", JTEST_GT}, {"ge", JTEST_GE}, {">=", JTEST_GE},
+    {"<", JTEST_LT}, {"lt", JTEST_LT}, {"lessthan", JTEST_LT}, {"<=", JTEST_LE}, {"le", JTEST_LE}};
 
 uint16_t jtest_lookup(const char *p, size_t n)
 {
@@ -75,6 +78,7 @@ static int jtest_plain(struct jrun *r, uint16_t test, const struct jval *in, boo
 {
     struct jval two = jval_int(2, true);
     uint8_t t = in->type;
+    uint16_t id;
     bool refused;
     switch (test) {
     case JTEST_DEFINED: *out = t != J_UNDEF; return 0;
@@ -96,7 +100,8 @@ static int jtest_plain(struct jrun *r, uint16_t test, const struct jval *in, boo
     case JTEST_FILTER: case JTEST_TEST:
         if (t == J_STR && jstr_flat(r, in->u.s) < 0)
             return -1;
-        *out = t == J_STR && (test == JTEST_TEST ? jtest_lookup(in->u.s->p, in->u.s->n) : jfilter_lookup(in->u.s->p, in->u.s->n, &refused)) != JOP_UNKNOWN;
+        id = t != J_STR ? JOP_UNKNOWN : test == JTEST_TEST ? jtest_lookup(in->u.s->p, in->u.s->n) : jfilter_lookup(in->u.s->p, in->u.s->n, &refused);
+        *out = id != JOP_UNKNOWN;
         return 0;
     default: return jtest_divides(r, in, &two, test == JTEST_ODD, out);
     }

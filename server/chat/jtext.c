@@ -25,7 +25,7 @@ size_t jtext_float(double f, char out[40])
     do
         snprintf(digits, sizeof digits, "%.*e", precision, f);
     while (strtod(digits, NULL) != f && ++precision < 17);
-    int exponent = atoi(strchr(digits, 'e') + 1);
+    int exponent = (int)strtol(strchr(digits, 'e') + 1, NULL, 10);
     if (exponent >= -4 && exponent < 16) {
         int decimals = precision - exponent > 1 ? precision - exponent : 1;
         return (size_t)snprintf(out, 40, "%.*f", decimals, f);

@@ -1,5 +1,5 @@
-/* jtime.c: strftime_now(format). The time is the request's (chat_input.now_s, UTC), names are English as in the C locale: the same request renders the same
- * bytes anywhere. Directives that ask for a time zone say UTC. */
+/* jtime.c: strftime_now(format). The time is the request's (chat_input.now_s, UTC), names are English as in the C locale: the same request renders
+ * the same bytes anywhere. Directives that ask for a time zone print nothing, as for Python's naive times. */
 #include "server/chat/jeval.h"
 
 #include <stdio.h>
@@ -11,8 +11,8 @@ struct jtime {
 };
 
 static const char *const jtime_days[] = {"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"};
-static const char *const jtime_months[] = {"January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-                                           "December"};
+static const char *const jtime_months[] = {"January", "February", "March", "April", "May", "June",
+                                           "July", "August", "September", "October", "November", "December"};
 
 static bool jtime_leap(int64_t year)
 {
@@ -79,8 +79,9 @@ static int jtime_directive(const struct jtime *t, char c, char pad, int64_t now_
     case 'A': return snprintf(text, 64, "%s", jtime_days[t->weekday]);
     case 'b': case 'h': return snprintf(text, 64, "%.3s", jtime_months[t->month - 1]);
     case 'B': return snprintf(text, 64, "%s", jtime_months[t->month - 1]);
-    case 'c': return snprintf(text, 64, "%.3s %.3s %2d %02d:%02d:%02d %lld", jtime_days[t->weekday], jtime_months[t->month - 1], t->day, t->hour, t->minute,
-                              t->second, (long long)t->year);
+    case 'c':
+        return snprintf(text, 64, "%.3s %.3s %2d %02d:%02d:%02d %lld", jtime_days[t->weekday], jtime_months[t->month - 1], t->day, t->hour, t->minute,
+                        t->second, (long long)t->year);
     case 'C': return snprintf(text, 64, two, (long long)(t->year / 100));
     case 'd': return snprintf(text, 64, two, (long long)t->day);
     case 'D': case 'x': return snprintf(text, 64, "%02d/%02d/%02d", t->month, t->day, (int)(t->year % 100));

@@ -1,4 +1,4 @@
-/* juni_tables.h: Unicode 14.0.0, as Python sees it. Written by tests/chat/make_unicode_tables.py; included by juni.c alone. */
+/* juni_tables.h: Unicode 14.0.0, as Python sees it. Written by make_unicode_tables.py; for juni.c alone. */
 #ifndef NEXTD_CHAT_JUNI_TABLES_H
 #define NEXTD_CHAT_JUNI_TABLES_H
 

@@ -1,11 +1,12 @@
 /* jval.h: what a chat template computes with: Python's values as jinja2 shows them, in one render's arena.
  *
- * Every value belongs to one render (or, for constants, to the compiled template) and is never freed alone. Strings know the provenance of every byte:
- * `trusted` bytes were written by the template, the others came with the request. Scalars and containers carry the same bit, so that a number or a
- * bracket printed from a request stays untrusted. Integers are 64 bits wide (Python's are unbounded); an overflow is an error, never a wrong number.
+ * Every value belongs to one render (or, for constants, to the compiled template) and is never freed alone. Strings know the provenance of every
+ * byte: `trusted` bytes were written by the template, the others came with the request. Scalars and containers carry the same bit, so that a number
+ * or a bracket printed from a request stays untrusted. Integers are 64 bits wide (Python's are unbounded); an overflow is an error, never a wrong
+ * number.
  *
- * jrun is the state of one render: memory, fuel, depth, the line being evaluated, the error. Every fallible function returns 0 or -1 with the error set;
- * lists and dicts are immutable once a template can see them, as in jinja2's immutable sandbox. */
+ * jrun is the state of one render: memory, fuel, depth, the line being evaluated, the error. Every fallible function returns 0 or -1 with the error
+ * set; lists and dicts are immutable once a template can see them, as in jinja2's immutable sandbox. */
 #ifndef NEXTD_CHAT_JVAL_H
 #define NEXTD_CHAT_JVAL_H
 

@@ -113,7 +113,11 @@ MESSAGES = {
     "two-calls-str": [U, calls(call(STR_ARGS), call("{}", id="call_xyz34", name="now")), tool("12"), tool("3", id="call_xyz34"), A, U],
     "call-no-id": [U, calls(call(DICT_ARGS, id=None)), {"role": "tool", "content": "x"}],
     "call-short-id": [U, calls(call(DICT_ARGS, id="123456789")), tool("12", id="123456789", name="get_weather"), A],
-    "call-flat": [U, {"role": "assistant", "content": None, "tool_calls": [{"name": "get_weather", "arguments": DICT_ARGS}]}, tool("12", name="get_weather")],
+    "call-flat": [
+        U,
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "get_weather", "arguments": DICT_ARGS}]},
+        tool("12", name="get_weather"),
+    ],
     "call-reasoning": [U, calls(call(DICT_ARGS), reasoning_content="I need it"), tool("ok", name="get_weather"), A2, U],
     "call-thinking": [U, calls(call(DICT_ARGS), thinking="I need it"), tool("ok", name="get_weather")],
     "call-no-tool-calls": [U, {"role": "assistant", "content": "x", "tool_calls": []}, U2],
@@ -157,7 +161,7 @@ EXTRA = {
 
 
 def cases():
-    """(name, messages, tools, extra, add_generation_prompt): every conversation plain and with all switches, and the tools on the conversations about them."""
+    """(name, messages, tools, extra, add_generation_prompt): every conversation plain and with all switches, and tools where they matter."""
     for name, messages in MESSAGES.items():
         for generate in (False, True):
             yield f"{name}/no/no/{generate}", messages, None, None, generate

@@ -9,6 +9,9 @@ import unicodedata
 ALL = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 
 
+WORD_PUNCTUATION = "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe55\uff07\uff0e\uff1a"
+
+
 def mapping(of):
     return stepped([(c, ord(of(chr(c))) - c) for c in ALL if len(of(chr(c))) == 1 and of(chr(c)) != chr(c)])
 
@@ -53,10 +56,10 @@ def special(of):
 
 
 def ignorable(c):
-    return unicodedata.category(c) in ("Mn", "Me", "Cf", "Lm", "Sk") or c in "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe55\uff07\uff0e\uff1a"
+    return unicodedata.category(c) in ("Mn", "Me", "Cf", "Lm", "Sk") or c in WORD_PUNCTUATION
 
 
-print(f"""/* juni_tables.h: Unicode {unicodedata.unidata_version}, as Python sees it. Written by tests/chat/make_unicode_tables.py; included by juni.c alone. */
+print(f"""/* juni_tables.h: Unicode {unicodedata.unidata_version}, as Python sees it. Written by make_unicode_tables.py; for juni.c alone. */
 #ifndef NEXTD_CHAT_JUNI_TABLES_H
 #define NEXTD_CHAT_JUNI_TABLES_H
 
@@ -76,15 +79,17 @@ struct juni_special {{
 """)
 table("juni_upper_map", "juni_map", "to upper case", mapping(str.upper))
 table("juni_lower_map", "juni_map", "to lower case", mapping(str.lower))
-title = [(c, c, 1, ord(chr(c).title()) - c) for c in ALL if len(chr(c).title()) == 1 and chr(c).title() != chr(c).upper()]
-table("juni_title_map", "juni_map", "to title case, where it is one code point that is not the upper case", title)
+only_title = [c for c in ALL if len(chr(c).title()) == 1 and chr(c).title() != chr(c).upper()]
+table("juni_title_map", "juni_map", "to title case, where it is one code point that is not the upper case",
+      [(c, c, 1, ord(chr(c).title()) - c) for c in only_title])
 
 
 def nested(rows):
     return [(r[0], r[1:]) for r in rows]
 
 
-for name, of, comment in (("upper", str.upper, "to upper case, several code points"), ("title", str.title, "to title case, several code points")):
+for name, of, comment in (("upper", str.upper, "to upper case, several code points"),
+                          ("title", str.title, "to title case, several code points")):
     print(f"/* {comment} */\nstatic const struct juni_special juni_{name}_special[] = {{")
     line = "   "
     for c, to in nested(special(of)):

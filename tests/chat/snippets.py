@@ -746,7 +746,7 @@ cycle
 1 2
 s..x
 s.
-s | 
+s |
 s is
 a b
 1 = 2
@@ -785,7 +785,8 @@ EXPRESSIONS = [e.replace("\x00", "\n") for e in EXPRESSIONS]
 
 TEMPLATES = [
     # loops
-    "{% for x in list %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ x }};{% endfor %}",
+    "{% for x in list %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ x }};{% endfor %}",
+    "{% for x in list %}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ x }};{% endfor %}",
     "{% for x in list %}{{ loop.previtem }}<{{ x }}>{{ loop.nextitem }};{% endfor %}",
     "{% for x in list %}{{ loop.previtem is defined }}{{ loop.nextitem is defined }};{% endfor %}",
     "{% for x in list %}{{ loop.cycle('a', 'b') }}{{ loop.changed(x > 1) }}{{ loop.depth }}{{ loop.depth0 }}{% endfor %}",
@@ -987,6 +988,31 @@ TEMPLATES = [
     "   {% set a = 1 %}   {{ a }}",
     "{% for x in list %}   {% endfor %}|",
     "x{#\n\n#}y",
+]
+
+
+# What jinja2 has and nextd refuses: (snippet, a word of the sentence).
+REFUSED = [
+    ("{{ s | striptags }}", "striptags"),
+    ("{{ s | urlize }}", "urlize"),
+    ("{{ s | wordwrap }}", "wordwrap"),
+    ("{{ s | pprint }}", "pprint"),
+    ("{{ list | random }}", "random"),
+    ("{{ dict | xmlattr }}", "xmlattr"),
+    ("{{ i | filesizeformat }}", "filesizeformat"),
+    ("{{ s | attr('x') }}", "attr"),
+    ("{{ lipsum() }}", "lipsum"),
+    ("{{ cycler(1, 2) }}", "cycler"),
+    ("{{ joiner() }}", "joiner"),
+    ("{{ x[1, 2] }}", "index"),
+    ("{% block a %}{% endblock %}", "block"),
+    ("{% include 'x' %}", "include"),
+    ("{% import 'x' as y %}", "import"),
+    ("{% from 'x' import y %}", "from"),
+    ("{% extends 'x' %}", "extends"),
+    ("{% autoescape true %}{% endautoescape %}", "autoescape"),
+    ("{{ '\\N{DASH}' }}", "character names"),
+    ("{{ 99999999999999999999 }}", "64 bits"),
 ]
 
 

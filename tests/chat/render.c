@@ -1,6 +1,6 @@
-/* render_main.c: renders chat templates for the comparison with jinja2 (tests/chat). Each line of stdin is a JSON object {"template", "messages", "tools",
- * "extra", "bos", "eos", "add_generation_prompt", "now"}; each line of stdout is {"text", "trust", "used_now"} or {"error", "code"}. "trust" has a "T" or "u"
- * for every byte in runs: "12T3u". */
+/* render.c: renders chat templates for the comparison with jinja2. Each line of stdin is a JSON object {"template", "messages", "tools", "extra",
+ * "bos", "eos", "add_generation_prompt", "now"}; each line of stdout is {"text", "trust", "used_now"} or {"error", "code"}. "trust" lists runs of
+ * bytes by their number: "12T3u" are twelve trusted ones and three that are not. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,13 +27,15 @@ static json_t *answer(const json_t *line)
                             .eos_token = text_of(line, "eos"),
                             .add_generation_prompt = json_is_true(json_object_get(line, "add_generation_prompt")),
                             .now_s = json_integer_value(json_object_get(line, "now"))};
-    if (chat_template_compile(json_string_value(source), json_string_length(source), &t, &err) < 0 || chat_template_render(t, &in, &limits, &out, &err) < 0) {
+    if (chat_template_compile(json_string_value(source), json_string_length(source), &t, &err) < 0 ||
+        chat_template_render(t, &in, &limits, &out, &err) < 0) {
         chat_template_destroy(t);
         return json_pack("{s:s,s:i}", "error", err.msg, "code", (int)err.code);
     }
-    char *trust = calloc(out.n_runs + 1, 24);
-    for (size_t i = 0, at = 0; trust != NULL && i < out.n_runs; i++)
-        at += (size_t)sprintf(trust + at, "%zu%c", out.runs[i].n, out.runs[i].trusted ? 'T' : 'u');
+    size_t cap = out.n_runs * 24 + 1, at = 0;
+    char *trust = calloc(cap, 1);
+    for (size_t i = 0; trust != NULL && i < out.n_runs; i++)
+        at += (size_t)snprintf(trust + at, cap - at, "%zu%c", out.runs[i].n, out.runs[i].trusted ? 'T' : 'u');
     json_t *reply = json_pack("{s:s%,s:s,s:b}", "text", out.text, out.n, "trust", trust == NULL ? "" : trust, "used_now", out.used_now);
     free(trust);
     chat_output_finish(&out);
