@@ -70,18 +70,17 @@ static size_t bpe_slot(const struct bpe *b, uint64_t pair)
     return at;
 }
 
-/* Adds merge number `rank`, "left right". Room for the unspelled texts is in tmp. A pair that is listed twice keeps its better rank. Left out
- * is a join that ordinary text must not become (a control token) or cannot reach (outside the byte alphabet). */
+/* Adds merge number `rank`, "left right". Room for the unspelled texts is in tmp. A pair that is listed twice keeps its better rank; a join that
+ * ordinary text must not become (a control token) is left out. */
 static int bpe_add_merge(struct bpe *b, struct token_str merge, uint32_t rank, char *tmp, struct err *err)
 {
-    /* A token may itself be a space in files that do not spell bytes; the separator is never the first character. */
-    const char *space = merge.n > 1 ? memchr(merge.p + 1, ' ', merge.n - 1) : NULL;
+    const char *space = merge.n > 0 ? memchr(merge.p, ' ', merge.n) : NULL;
     if (space == NULL)
         return err_set(err, ERR_FORMAT, "merge %u of the vocabulary is not a pair", rank);
     size_t n_left = (size_t)(space - merge.p);
     size_t n_l = 0, n_r = 0;
     if (!bpe_unspell(merge.p, n_left, tmp, &n_l) || !bpe_unspell(space + 1, merge.n - n_left - 1, tmp + n_l, &n_r))
-        return 0;
+        return err_set(err, ERR_FORMAT, "merge %u of the vocabulary is not spelled in the alphabet of bytes", rank);
     int32_t left = pieces_find(b->pieces, tmp, n_l), right = pieces_find(b->pieces, tmp + n_l, n_r);
     int32_t product = pieces_find(b->pieces, tmp, n_l + n_r);
     if (left < 0 || right < 0 || product < 0 || n_l == 0 || n_r == 0)

@@ -102,7 +102,7 @@ static int spm_rank(struct spm *s, const struct vocab *vocab, struct err *err)
     return 0;
 }
 
-int spm_create(const struct vocab *vocab, const struct pieces *pieces, const bool *plain, struct spm **out, struct err *err)
+int spm_create(const struct vocab *vocab, const struct pieces *pieces, const bool *plain, int32_t unk, struct spm **out, struct err *err)
 {
     if (vocab->scores == NULL)
         return err_set(err, ERR_FORMAT, "the vocabulary has no scores (tokenizer.ggml.scores)");
@@ -114,7 +114,7 @@ int spm_create(const struct vocab *vocab, const struct pieces *pieces, const boo
         return err_set(err, ERR_NOMEM, "no memory for the tokenizer");
     s->pieces = pieces;
     s->plain = plain;
-    s->unk = vocab->unk;
+    s->unk = unk;
     for (int i = 0; i < 256; i++)
         s->byte_id[i] = -1;
     size_t n_bytes = 0;
@@ -131,7 +131,7 @@ int spm_create(const struct vocab *vocab, const struct pieces *pieces, const boo
     }
     if (n_bytes < 256 && s->unk < 0) {
         spm_destroy(s);
-        return err_set(err, ERR_FORMAT, "the vocabulary has %zu of 256 byte tokens and no unknown token", n_bytes);
+        return err_set(err, ERR_FORMAT, "the vocabulary has %zu of 256 byte tokens and no unknown token for the others", n_bytes);
     }
     *out = s;
     return 0;

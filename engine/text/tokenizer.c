@@ -26,7 +26,7 @@
 static const char *const tokenizer_end_spellings[] = {
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>",
     "<|END_OF_TURN_TOKEN|>", "<|return|>", "<|call|>", "<EOT>", "_<EOT>", "<|EOT|>", "<end_of_utterance>", "<turn|>",
-    "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", /* <｜end▁of▁sentence｜> */
+    "<｜end▁of▁sentence｜>",
 };
 #define TOKENIZER_N_END_SPELLINGS (sizeof tokenizer_end_spellings / sizeof *tokenizer_end_spellings)
 
@@ -177,7 +177,11 @@ static int tokenizer_build(struct tokenizer *t, const struct vocab *v, const str
     if (tokenizer_add_tokens(t, v, bpe, err) != 0 || tokenizer_add_special(t, v, bpe, err) != 0)
         return -1;
     tokenizer_index(t, v, bpe);
-    return bpe ? bpe_create(v, rules, &t->pieces, t->plain, &t->bpe, err) : spm_create(v, &t->pieces, t->plain, &t->spm, err);
+    if (bpe)
+        return bpe_create(v, rules, &t->pieces, t->plain, &t->bpe, err);
+    /* Some files name an end token as the unknown one; text must not become that. */
+    int32_t unk = v->unk >= 0 && !t->end[v->unk] && v->unk != v->bos ? v->unk : -1;
+    return spm_create(v, &t->pieces, t->plain, unk, &t->spm, err);
 }
 
 int tokenizer_create(const struct vocab *vocab, struct tokenizer **out, struct err *err)

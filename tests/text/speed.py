@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""speed.py [WORD...]: megabytes per second of processor time over a megabyte of each kind of text, for each vocabulary whose name has one of the words."""
+"""speed.py [WORD...]: megabytes per second of processor time over a megabyte of each kind of text, for each vocabulary whose name has one of the
+words."""
 import random
 import sys
 
