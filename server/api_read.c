@@ -116,8 +116,9 @@ static int api_read_neutral(struct api_reader *r, const json_t *v, const struct 
     json_decref(allowed);
     if (ok)
         return 0;
-    err_set_param(r->err, ERR_UNSUPPORTED, r->path, "%s is not supported; leave it out, or send one of %s", r->path, f->neutral);
-    return -1;
+    if (strcmp(f->neutral, "[]") == 0)
+        return err_set_param(r->err, ERR_UNSUPPORTED, r->path, "%s is not supported; leave it out", r->path);
+    return err_set_param(r->err, ERR_UNSUPPORTED, r->path, "%s is not supported; leave it out, or send one of %s", r->path, f->neutral);
 }
 
 static int api_read_field(struct api_reader *r, json_t *v, const struct api_field *f, void *out)

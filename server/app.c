@@ -165,6 +165,7 @@ int app_create(const struct app_options *opt, uv_loop_t *loop, struct app **out,
     app->opt = *opt;
     app->loop = loop;
     app->limits = app_limits(opt);
+    json_object_seed(0); /* from the system's randomness, before any pool thread parses: names must not be made to collide */
     metrics_init(&app->metrics);
     buf_init(&app->scratch, APP_MAX_SCRATCH_BYTES);
     app->callbacks = (struct http_callbacks){

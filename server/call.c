@@ -41,6 +41,17 @@ struct call *call_create(struct app *app, struct http_exchange *x, const struct 
     return c;
 }
 
+/* The line of a request that never reached the engine. Not the error's message nor its path: both may quote the request. */
+static void call_log(const struct call *c)
+{
+    char line[256];
+    if (c->app->opt.log == NULL || c->logged || !c->active || !c->route->post)
+        return;
+    snprintf(line, sizeof line, "request id=%s route=%s status=%d key=%d%s%s%s", c->id, c->route->path, c->status, c->key_idx,
+             c->err.code != ERR_NONE ? " error=" : "", c->err.code != ERR_NONE ? api_error_name(&c->err) : "", c->status == 0 ? " client=gone" : "");
+    c->app->opt.log(c->app->opt.log_arg, line);
+}
+
 void call_release(struct call *c)
 {
     struct app *app = c->app;
@@ -48,6 +59,7 @@ void call_release(struct call *c)
         return;
     if (c->active)
         app->n_active--;
+    call_log(c);
     if (c->prev != NULL)
         c->prev->next = c->next;
     else

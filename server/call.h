@@ -27,6 +27,7 @@ struct call {
     bool active;               /* the body was taken: counted in app->n_active */
     bool gone;                 /* the client left, or the server gave the request up */
     int status;                /* sent, or 0 */
+    bool logged;               /* its line was written */
 
     bool in_pool, held;        /* held: a function of ours still looks at it */
     uv_work_t work;

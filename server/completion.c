@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "server/api_error.h"
 #include "server/reply.h"
 #include "server/routes.h"
 #include "server/sse.h"
@@ -98,6 +97,15 @@ static struct engine_request completion_request(const struct completion *c, stru
     return r;
 }
 
+/* The engine speaks of prompt and max_tokens; a chat's client wrote other names. */
+static void completion_name_field(const struct completion *c, struct err *err)
+{
+    if (c->head.chat && strncmp(err->param, "prompt", 6) == 0)
+        snprintf(err->param, sizeof err->param, "messages");
+    else if (strcmp(err->param, "max_tokens") == 0 && json_is_integer(json_object_get(c->api->root, "max_completion_tokens")))
+        snprintf(err->param, sizeof err->param, "max_completion_tokens");
+}
+
 static int completion_submit(struct completion *c, struct err *err)
 {
     struct arena *arena = &c->call->arena;
@@ -108,8 +116,7 @@ static int completion_submit(struct completion *c, struct err *err)
     for (size_t i = 0; i < c->n_parts; i++)
         requests[i] = completion_request(c, &c->parts[i]);
     if (engine_submit(c->call->app->engine, requests, c->n_parts, ids, err) != 0) {
-        if (c->head.chat && strncmp(err->param, "prompt", 6) == 0)
-            snprintf(err->param, sizeof err->param, "messages");
+        completion_name_field(c, err);
         return -1;
     }
     for (size_t i = 0; i < c->n_parts; i++)
@@ -170,17 +177,6 @@ static struct completion *completion_create(struct call *call, struct err *err)
     return c;
 }
 
-static void completion_log_refusal(struct call *call, const struct err *err)
-{
-    char line[256];
-    if (call->app->opt.log == NULL)
-        return;
-    /* Not the message nor its path: both may quote the request. */
-    snprintf(line, sizeof line, "request id=%s route=%s status=%d key=%d error=%s", call->id, call->route->path, call->status, call->key_idx,
-             api_error_name(err));
-    call->app->opt.log(call->app->opt.log_arg, line);
-}
-
 void completion_start(struct call *call)
 {
     struct err *err = &call->err;
@@ -194,7 +190,6 @@ void completion_start(struct call *call)
     }
     if (rc != 0) {
         call_fail(call, err);
-        completion_log_refusal(call, err);
         return;
     }
     call->completion = c;
@@ -378,7 +373,7 @@ static void completion_answer(struct completion *c)
 
 static void completion_log(const struct completion *c)
 {
-    const struct call *call = c->call;
+    struct call *call = c->call;
     char line[512];
     uint64_t now = uv_hrtime();
     double ttft_ms = c->first_ns != 0 ? (double)(c->first_ns - call->arrived_ns) / 1e6 : 0;
@@ -386,6 +381,7 @@ static void completion_log(const struct completion *c)
     double tok_s = decode_s > 0 && c->usage.n_output > c->n_choices ? (double)(c->usage.n_output - c->n_choices) / decode_s : 0;
     if (call->app->opt.log == NULL)
         return;
+    call->logged = true;
     int n = snprintf(line, sizeof line, "request id=%s route=%s status=%d key=%d stream=%d prompt=%" PRIu64 " cached=%" PRIu64 " output=%" PRIu64,
                      call->id, call->route->path, call->status, call->key_idx, c->api->stream, c->usage.n_prompt,
                      c->usage.n_cached, c->usage.n_output);

@@ -74,8 +74,8 @@ def test_control_tokens_in_a_message_are_mere_text(smollm2):
 
 
 def test_logprobs_lose_no_byte(smollm2):
-    r = chat(smollm2, messages=[{"role": "user", "content": "Reply with three emoji and the word naïve."}], logprobs=True, top_logprobs=5, max_tokens=30,
-             temperature=1, seed=5)
+    ask = [{"role": "user", "content": "Reply with three emoji and the word naïve."}]
+    r = chat(smollm2, messages=ask, logprobs=True, top_logprobs=5, max_tokens=30, temperature=1, seed=5)
     content = r.choices[0].logprobs.content
     assert len(content) == r.usage.completion_tokens
     if r.choices[0].finish_reason == "stop":
@@ -157,7 +157,8 @@ def test_the_date_is_a_request_input(start, tmp_path):
 
 def test_template_arguments_reach_the_template(start, tmp_path):
     template = tmp_path / "kw.jinja"
-    template.write_text("{{ greeting | default('none') }}{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}")
+    template.write_text("{{ greeting | default('none') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+                        "{% if add_generation_prompt %}>{% endif %}")
     d = start("--chat-template", template, model=TOY)
 
     def count(**more):

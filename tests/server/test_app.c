@@ -467,6 +467,7 @@ static void a_client_that_leaves_during_preparation_leaves_nothing_behind(void *
     while (app_active_count(sv.app) > 0)
         uv_run(&sv.loop, UV_RUN_ONCE);
     assert_int_equal(fake.n_requests, 0);
+    assert_non_null(strstr(sv.log, "client=gone"));
 }
 
 static void a_full_queue_is_429_with_retry_after_and_nothing_admitted(void **state)
@@ -490,6 +491,11 @@ static void a_prompt_that_never_fits_is_400_with_openais_code(void **state)
     x = post("/v1/chat/completions", CHAT "}");
     assert_error(x, 400, "context_length_exceeded", "messages");
     close_exchange(x);
+    err_set_param(&fake.refuse, ERR_CONTEXT, "max_tokens", "prompt is 5 tokens and max_tokens is 9000");
+    x = post("/v1/chat/completions", CHAT ",\"max_completion_tokens\":9000}");
+    assert_error(x, 400, "context_length_exceeded", "max_completion_tokens");
+    close_exchange(x);
+    assert_non_null(strstr(sv.log, "status=400 key=-1 error=context_length_exceeded"));
 }
 
 static void drain_refuses_the_new_and_cancel_ends_the_old(void **state)
