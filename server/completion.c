@@ -212,6 +212,15 @@ static void completion_fail_memory(struct completion *c)
     completion_fail(c, &err);
 }
 
+/* An echoed prompt with log-probabilities is one event, and the only one that can be so large. */
+static void completion_fail_event(struct completion *c, size_t n)
+{
+    struct err err;
+    err_set_param(&err, ERR_UNSUPPORTED, "echo", "echo with logprobs makes one event of %zu bytes; a stream's limit is %u; ask without stream", n,
+                  COMPLETION_MAX_EVENT_BYTES);
+    completion_fail(c, &err);
+}
+
 static void completion_set_paused(struct completion *c, bool paused)
 {
     if (c->paused == paused)
@@ -237,8 +246,10 @@ static bool completion_silent(const struct completion *c)
 static void completion_flush(struct completion *c)
 {
     struct buf *out = &c->call->app->scratch;
-    if (out->failed || out->n > COMPLETION_MAX_EVENT_BYTES)
+    if (out->failed)
         completion_fail_memory(c);
+    else if (out->n > COMPLETION_MAX_EVENT_BYTES)
+        completion_fail_event(c, out->n);
     else if (!completion_silent(c) && (c->call->status != 0 || call_stream_begin(c->call))) {
         c->last_sent_ns = uv_hrtime();
         if (out->n > 0 && !http_stream_send(c->call->x, out->p, out->n))

@@ -5,6 +5,7 @@
  * drawn token joins the top ones if it is not among them; where two tokens spell the same, the likelier stays, as an object has one of each name. */
 #include "server/logprobs.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,12 +30,13 @@ void logprobs_finish(struct logprobs *l)
 /* %.9g reads back to the same f32. */
 static void logprobs_number(struct buf *out, float v)
 {
+    char text[32];
     if (isnan(v))
         buf_puts(out, "null");
     else if (isinf(v))
         buf_puts(out, "-9999.0");
     else
-        buf_printf(out, "%.9g", (double)v);
+        buf_append(out, text, (size_t)snprintf(text, sizeof text, "%.9g", (double)v));
 }
 
 static void logprobs_lossy(struct buf *out, const char *p, size_t n)
@@ -73,8 +75,10 @@ static void logprobs_chat_token(struct buf *out, const struct engine *e, int32_t
     buf_puts(out, "\",\"logprob\":");
     logprobs_number(out, logprob);
     buf_puts(out, ",\"bytes\":[");
-    for (size_t i = 0; i < n; i++)
-        buf_printf(out, "%s%u", i > 0 ? "," : "", (unsigned char)p[i]);
+    for (size_t i = 0; i < n; i++) {
+        char byte[8];
+        buf_append(out, byte, (size_t)snprintf(byte, sizeof byte, i > 0 ? ",%u" : "%u", (unsigned char)p[i]));
+    }
     buf_puts(out, "]");
 }
 
@@ -94,43 +98,54 @@ static void logprobs_add_chat(struct logprobs *l, const struct engine *e, const 
 
 /* ---- legacy ---- */
 
-static bool logprobs_same_name(const struct engine *e, int32_t a, int32_t b)
+struct logprobs_name {
+    const char *p;
+    size_t n;
+};
+
+static struct logprobs_name logprobs_name(const struct engine *e, int32_t id)
 {
-    const char *pa, *pb;
-    size_t na = engine_token_bytes(e, a, true, &pa), nb = engine_token_bytes(e, b, true, &pb);
-    return a == b || (na == nb && memcmp(pa, pb, na) == 0);
+    struct logprobs_name name;
+    name.n = engine_token_bytes(e, id, true, &name.p);
+    return name;
 }
 
-static void logprobs_top_entry(struct buf *out, const struct engine *e, int32_t id, float logprob, bool first)
+static bool logprobs_same(const struct logprobs_name *a, const struct logprobs_name *b)
 {
-    const char *p;
-    size_t n = engine_token_bytes(e, id, true, &p);
+    return a->n == b->n && memcmp(a->p, b->p, a->n) == 0;
+}
+
+static void logprobs_top_entry(struct buf *out, const struct logprobs_name *name, float logprob, bool first)
+{
     buf_puts(out, first ? "" : ",");
-    logprobs_legacy_name(out, p, n);
+    logprobs_legacy_name(out, name->p, name->n);
     buf_puts(out, ":");
     logprobs_number(out, logprob);
 }
 
 static void logprobs_add_top(struct buf *out, const struct engine *e, const struct engine_token *t)
 {
+    struct logprobs_name names[ENGINE_MAX_TOP_LOGPROBS], chosen = logprobs_name(e, t->id);
     bool chosen_seen = false, first = true;
     if (isnan(t->logprob)) {
         buf_puts(out, "null");
         return;
     }
+    assert(t->n_top <= ENGINE_MAX_TOP_LOGPROBS);
     buf_puts(out, "{");
     for (int i = 0; i < t->n_top; i++) {
         bool twin = false;
+        names[i] = logprobs_name(e, t->top[i].id);
         for (int j = 0; j < i; j++)
-            twin = twin || logprobs_same_name(e, t->top[i].id, t->top[j].id);
-        chosen_seen = chosen_seen || logprobs_same_name(e, t->top[i].id, t->id);
+            twin = twin || logprobs_same(&names[i], &names[j]);
+        chosen_seen = chosen_seen || logprobs_same(&names[i], &chosen);
         if (twin)
             continue;
-        logprobs_top_entry(out, e, t->top[i].id, t->top[i].logprob, first);
+        logprobs_top_entry(out, &names[i], t->top[i].logprob, first);
         first = false;
     }
     if (!chosen_seen)
-        logprobs_top_entry(out, e, t->id, t->logprob, first);
+        logprobs_top_entry(out, &chosen, t->logprob, first);
     buf_puts(out, "}");
 }
 
