@@ -30,8 +30,15 @@ struct queries {
     float *o, *run;                             /* [n][v_stride] of the chunk, running */
 };
 
-/* Raw q.k of keys 0 .. n_keys - 1 (a multiple of two vectors), for n queries. */
-ALWAYS_INLINE void dots(const int n, const struct queries *s, const uint16_t *k, int head_dim, int n_keys)
+/* Asks for `lines` lines from line `at` on. */
+ALWAYS_INLINE void ask_for(const uint16_t *p, int at, int lines)
+{
+    for (int i = 0; i < lines; i++)
+        _mm_prefetch((const char *)p + (size_t)(at + i) * 64, _MM_HINT_T0);
+}
+
+/* Raw q.k of keys 0 .. n_keys - 1 (a multiple of two vectors), for n queries. Asks for the page's V meanwhile. */
+ALWAYS_INLINE void dots(const int n, const struct queries *s, const uint16_t *k, int head_dim, int n_keys, const uint16_t *v)
 {
     for (int key = 0; key < n_keys; key += 2 * VF_LANES) {
         vf acc[VF_QUERIES][2];
@@ -39,6 +46,8 @@ ALWAYS_INLINE void dots(const int n, const struct queries *s, const uint16_t *k,
             acc[i][0] = acc[i][1] = vf_set1(0.0f);
         const uint16_t *line = k + key;
         for (int d = 0; d < head_dim; d++, line += KV_PAGE) {
+            if (key == 0)
+                ask_for(v, 2 * d, 2);
             vf k0 = vf_load_f16(line), k1 = vf_load_f16(line + VF_LANES);
             UNROLL for (int i = 0; i < n; i++) {
                 vf a = vf_set1(s->q[i][d]);
@@ -76,7 +85,8 @@ ALWAYS_INLINE void weigh(struct queries *s, int i, float scale, float *m_out, fl
 }
 
 /* Adds keys lo..hi to the values of queries i0 .. i0+n-1, `lines` vectors of dimensions from dimension d on. */
-ALWAYS_INLINE void add_values(const int n, const int lines, struct queries *s, int i0, const uint16_t *v, int v_stride, int d, int lo, int hi)
+ALWAYS_INLINE void add_values(const int n, const int lines, struct queries *s, int i0, const uint16_t *v, int v_stride, int d, int lo, int hi,
+                              const uint16_t *next)
 {
     vf acc[VF_QUERIES][VF_LINES];
     float *o = s->o + (size_t)i0 * (size_t)v_stride + d;
@@ -84,9 +94,12 @@ ALWAYS_INLINE void add_values(const int n, const int lines, struct queries *s, i
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < lines; g++)
             acc[i][g] = vf_load(o + i * v_stride + VF_LANES * g);
+    const int lines_ahead = v_stride * 2 / KV_PAGE; /* a key's share of the next page's K */
     const uint16_t *line = v + (size_t)lo * (size_t)v_stride + d;
     for (int t = lo; t <= hi; t++, line += v_stride) {
         vf x[VF_LINES];
+        if (next != NULL)
+            ask_for(next, t * lines_ahead, lines_ahead);
         UNROLL for (int g = 0; g < lines; g++)
             x[g] = vf_load_f16(line + VF_LANES * g);
         UNROLL for (int i = 0; i < n; i++) {
@@ -100,19 +113,20 @@ ALWAYS_INLINE void add_values(const int n, const int lines, struct queries *s, i
             vf_store(o + i * v_stride + VF_LANES * g, acc[i][g]);
 }
 
-ALWAYS_INLINE void add_stretch(const int n, struct queries *s, int i0, const uint16_t *v, int v_stride, int lo, int hi)
+ALWAYS_INLINE void add_stretch(const int n, struct queries *s, int i0, const uint16_t *v, int v_stride, int lo, int hi,
+                               const uint16_t *next)
 {
     if (lo > hi)
         return;
     int d = 0;
     for (; d + VF_LINES * VF_LANES <= v_stride; d += VF_LINES * VF_LANES)
-        add_values(n, VF_LINES, s, i0, v, v_stride, d, lo, hi);
+        add_values(n, VF_LINES, s, i0, v, v_stride, d, lo, hi, d == 0 ? next : NULL);
     for (; d < v_stride; d += VF_LANES)
-        add_values(n, 1, s, i0, v, v_stride, d, lo, hi);
+        add_values(n, 1, s, i0, v, v_stride, d, lo, hi, NULL);
 }
 
-/* The values of a chunk, in stretches; see the top. */
-ALWAYS_INLINE void chunk_values(const int n, struct queries *s, const uint16_t *v, int v_stride)
+/* The values of a chunk, in stretches; see the top. `next`: the K that will be read after, asked for meanwhile. */
+ALWAYS_INLINE void chunk_values(const int n, struct queries *s, const uint16_t *v, int v_stride, const uint16_t *next)
 {
     int from = 0, to = KV_PAGE - 1;
     for (int i = 0; i < n; i++) {
@@ -122,14 +136,14 @@ ALWAYS_INLINE void chunk_values(const int n, struct queries *s, const uint16_t *
     memset(s->o, 0, (size_t)n * (size_t)v_stride * sizeof *s->o);
     if (from > to) {
         for (int i = 0; i < n; i++)
-            add_stretch(1, s, i, v, v_stride, s->lo[i], s->hi[i]);
+            add_stretch(1, s, i, v, v_stride, s->lo[i], s->hi[i], NULL);
         return;
     }
     for (int i = 0; i < n; i++)
-        add_stretch(1, s, i, v, v_stride, s->lo[i], from - 1);
-    add_stretch(n, s, 0, v, v_stride, from, to);
+        add_stretch(1, s, i, v, v_stride, s->lo[i], from - 1, NULL);
+    add_stretch(n, s, 0, v, v_stride, from, to, next);
     for (int i = 0; i < n; i++)
-        add_stretch(1, s, i, v, v_stride, to + 1, s->hi[i]);
+        add_stretch(1, s, i, v, v_stride, to + 1, s->hi[i], NULL);
 }
 
 static void merge(struct queries *s, int i, float m, float l, int v_stride)
@@ -143,6 +157,14 @@ static void merge(struct queries *s, int i, float m, float l, int v_stride)
         return;
     }
     lanes_attend_merge(m, l, o, v_stride, &s->m[i], &s->l[i], run);
+}
+
+/* The K that will be read after chunk c: the next chunk's, or, most likely, the next kv head's first. Asked for only; it need not exist. */
+static inline const uint16_t *read_next(const struct attend_job *j, int c, int first, int last)
+{
+    if (c < last / KV_PAGE)
+        return j->layer_kv + (size_t)j->pages[c + 1] * j->page_elems;
+    return j->layer_kv + (size_t)j->pages[first / KV_PAGE] * j->page_elems + (size_t)KV_PAGE * (size_t)(j->head_dim + j->v_stride);
 }
 
 /* n queries over all their chunks. */
@@ -163,12 +185,12 @@ ALWAYS_INLINE void pass(const int n, struct queries *s, const struct attend_job 
             most = s->hi[i] > most ? s->hi[i] : most;
         }
         int unit = 2 * VF_LANES, n_keys = (most + unit) / unit * unit; /* beyond: no query looks */
-        dots(n, s, k, j->head_dim, n_keys);
+        dots(n, s, k, j->head_dim, n_keys, v);
         float m[VF_QUERIES] = {0}, l[VF_QUERIES] = {0};
         for (int i = 0; i < n; i++)
             if (s->lo[i] <= s->hi[i])
                 weigh(s, i, j->scale, &m[i], &l[i]);
-        chunk_values(n, s, v, j->v_stride);
+        chunk_values(n, s, v, j->v_stride, read_next(j, c, first, last));
         for (int i = 0; i < n; i++)
             if (s->lo[i] <= s->hi[i])
                 merge(s, i, m[i], l[i], j->v_stride);
