@@ -436,5 +436,5 @@ uint64_t model_kv_bytes(const struct model *m)
 
 const char *model_device(const struct model *m)
 {
-    return m->t.ops->name;
+    return m->t.be->device;
 }
