@@ -3,10 +3,14 @@
  *
  * What 0.9.75 does, found by test: it joins folded lines so that a header's name may be forged ("Content-:\r\n Length"), takes "Name :", bare LF,
  * NUL and CR, keeps the first of two Content-Lengths, takes Content-Length beside Transfer-Encoding, and spins on an endless chunk extension.
- * The cure leans on one fact: MHD points into its read buffer. A value that does not follow its name by ':' and blanks was moved there by
- * folding; a value that is not followed by two NULs (where CR LF was) ended in a bare LF or holds a NUL; and a head that does not end with the empty
- * line behind its last value was cut short by a line that begins with a colon, which it takes for the empty one. Chunked requests are refused there,
- * which takes the whole chunk parser out of reach. MHD >= 1.0 is run in its strict mode, where these checks would be wrong and are not compiled in.
+ *
+ * The cure leans on one fact: MHD points into its read buffer and puts NULs where CR LF was. So the whole head can be walked again: the request
+ * line, then name, colon, blanks, value and two NULs of each header, each behind the last without a gap, then the empty line where MHD says that
+ * the head ends. What was folded was moved and leaves a gap; a bare LF leaves one NUL; a NUL in a value, or a line that begins with a colon (MHD
+ * takes it for the empty one), leaves bytes that belong to nothing. Chunked requests are refused there, which takes the whole chunk parser out of
+ * reach. Left over, because the NULs are the same: NUL LF at the end of a line; a line of one colon behind a bare LF, where the head then ends; and
+ * a line that begins with a NUL counts as an empty one before a request. No header can be forged by these; tests/fuzz/fuzz_http.c holds us to the
+ * rest. MHD >= 1.0 is run in its strict mode, where these checks would be wrong and are not compiled in.
  *
  * A Content-Length that is no number is answered by MHD itself, before we are asked; the old one sends the head of its 400 twice. It closes the
  * connection behind that, so nothing can be hidden there; there is no hook to do better. */
@@ -21,7 +25,7 @@ struct http_scan {
     int n_length, n_encoding, n_host;
     bool bad_name, bad_value, bad_length, not_chunked, bad_expect;
     uint64_t length;
-    const char *end; /* behind the last value */
+    const char *end; /* of the request line, then of each header's value: the byte where CR was */
 };
 
 static bool http_is_token_char(unsigned char c)
@@ -50,11 +54,11 @@ static bool http_parse_length(const char *v, size_t n, uint64_t *out)
 }
 
 #if HTTP_OLD_MHD
-/* True if the value stands where it was sent, right behind its name, and its line ended in CR LF. */
-static bool http_value_is_in_place(const char *name, size_t n_name, const char *v, size_t n)
+/* True if the header stands right behind the last one, its value right behind its name, and its line ended in CR LF. */
+static bool http_header_is_in_place(const struct http_scan *s, const char *name, size_t n_name, const char *v, size_t n)
 {
     const char *after = name + n_name + 1; /* behind the colon */
-    if (v < after || v - after > 64)
+    if (name != s->end + 2 || v < after || v - after > 64)
         return false;
     for (const char *p = after; p < v; p++)
         if (*p != ' ' && *p != '\t')
@@ -75,10 +79,9 @@ static enum MHD_Result http_scan_header(void *arg, enum MHD_ValueKind kind, cons
         return MHD_YES;
     }
 #if HTTP_OLD_MHD
-    s->bad_value = s->bad_value || !http_value_is_in_place(name, n_name, v, n);
+    s->bad_value = s->bad_value || !http_header_is_in_place(s, name, n_name, v, n);
 #endif
-    if (v + n > s->end)
-        s->end = v + n;
+    s->end = v + n;
     for (size_t i = 0; i < n; i++)
         s->bad_value = s->bad_value || ((unsigned char)v[i] < ' ' && v[i] != '\t') || v[i] == 0x7f;
     if (http_name_is(name, n_name, "host"))
@@ -107,12 +110,13 @@ bool http_target_is_sound(const char *uri)
     return true;
 }
 
-/* One blank between target and version; a NUL inside the target leaves more between what MHD takes for them. */
-static bool http_version_follows(const struct http_exchange *x, const char *version)
+/* One blank between method, target and version; a NUL inside of one leaves more between what MHD takes for them. */
+static bool http_request_line_is_in_place(const struct http_exchange *x, const char *method, const char *version)
 {
 #if HTTP_OLD_MHD
-    return version == x->uri_raw + x->n_uri_raw + 1;
+    return x->uri_raw == method + strlen(method) + 1 && version == x->uri_raw + x->n_uri_raw + 1;
 #else
+    (void)method;
     (void)version;
     return x->uri_raw != NULL;
 #endif
@@ -123,7 +127,7 @@ static bool http_head_is_whole(struct http_exchange *x, const struct http_scan *
 {
 #if HTTP_OLD_MHD
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    return info != NULL && method + info->header_size == s->end + 4;
+    return info != NULL && method + info->header_size == s->end + 4 && memcmp(s->end, "\0\0\0\0", 4) == 0;
 #else
     (void)x;
     (void)s;
@@ -144,12 +148,14 @@ struct http_verdict http_shield(struct http_exchange *x, const char *method, con
     if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
         return http_refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     x->http10 = strcmp(version, "HTTP/1.0") == 0;
-    if (!x->uri_is_sound || !http_version_follows(x, version))
+    if (!x->uri_is_sound || !http_request_line_is_in_place(x, method, version))
         return http_refuse(400, "the request target must be a path without NUL or blanks");
-    if (s.bad_name)
-        return http_refuse(400, "a header name holds a character that is not allowed there");
     if (s.bad_value)
         return http_refuse(400, "a header is folded, holds a control character or does not end in CR LF");
+    for (const char *p = method; *p != '\0'; p++)
+        s.bad_name = s.bad_name || !http_is_token_char((unsigned char)*p);
+    if (s.bad_name)
+        return http_refuse(400, "the method or a header name holds a character that is not allowed there");
     if (!http_head_is_whole(x, &s, method))
         return http_refuse(400, "a header line has no name");
     if (s.n_length > 1 || s.bad_length)

@@ -95,7 +95,7 @@ SERVED = {
 }
 
 # What must be refused. Old libmicrohttpd sends the head of its own 400 twice for some; both are the same answer, and it closes. New libmicrohttpd
-# closes without a word on one.
+# closes without a word on two.
 REFUSED = {
     "both lengths, chunks behind": HEAD + LENGTH + CHUNKED + END + CHUNKS + SMUGGLED,
     "both lengths, other order": HEAD + CHUNKED + LENGTH + END + CHUNKS + SMUGGLED,
@@ -125,6 +125,10 @@ REFUSED = {
     "lines that end in LF": HEAD + b"X: a\n" + LENGTH + END + BODY + SMUGGLED,
     "a bare CR in a value": HEAD + b"X: a\rTransfer-Encoding: chunked\r\n" + LENGTH + END + BODY + SMUGGLED,
     "a NUL in a value": HEAD + b"X: a\0b\r\n" + LENGTH + END + BODY + SMUGGLED,
+    "many NULs in a value": HEAD + b"X: a" + b"\0" * 30 + b"b\r\n" + LENGTH + END + BODY + SMUGGLED,
+    "a control character in the method": b"G\x05ET" + GET[3:] + END + SMUGGLED,
+    "a NUL in the method": b"POST\0" + GET + END + SMUGGLED,
+    "a NUL line instead of the empty one": GET[:-2] + b"\n\x009\n\x16\r\n\r\n" + SMUGGLED,
     "a NUL in a name": HEAD + b"X\0Y: b\r\n" + LENGTH + END + BODY + SMUGGLED,
     "an escape in a value": HEAD + b"X: \x1b[2J\r\n" + LENGTH + END + BODY + SMUGGLED,
     "a line without colon": HEAD + b"Foo\r\n" + LENGTH + END + BODY + SMUGGLED,
@@ -153,12 +157,27 @@ def test_served(server, name):
     assert statuses(data) == want and not closed, data
 
 
+def test_a_large_head_in_small_pieces_is_served(server):
+    head = GET + b"".join(b"X-%d: %s\r\n" % (i, b"v" * 100) for i in range(70)) + END
+    for size in (1, 7, 1000, 5000):
+        pieces = [head[i : i + size] for i in range(0, len(head), size)]
+        with server.connect() as s:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                s.sendall(piece)
+                if size > 1:
+                    time.sleep(0.002)
+            s.sendall(SMUGGLED)
+            data, closed = read_all(s)
+            assert statuses(data) == [200, 200] and not closed, (size, data)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_once_and_closed(server, name):
     data, closed = talk(server, REFUSED[name])
     got = statuses(data)
     assert closed, data
-    assert len(set(got)) == 1 or name == "a path with a NUL", data
+    assert len(set(got)) == 1 or name in ("a path with a NUL", "a NUL in the method"), data
     assert set(got) <= REFUSED_WITH.get(name, {400}), data
     assert b'"version"' not in data, data
 

@@ -1,5 +1,5 @@
-/* test_serve.c: the daemon's life with an engine that the test plays: loading, failing, faulting, hanging. Each daemon is a child process, as it takes
- * signals and ends by its exit status; a page of shared memory tells its engine what to do, and the test plays systemd's part on NOTIFY_SOCKET. */
+/* test_serve.c: the daemon's life with an engine that the test plays: loading, failing, faulting, hanging. Each daemon is a child process, as it
+ * takes signals and ends by its exit status; a page of shared memory tells its engine what to do, and the test plays systemd's part. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -182,8 +182,9 @@ static int dial(const struct manager *m)
 static void ask(int fd, const char *line, const char *body)
 {
     char text[1000];
-    int n = snprintf(text, sizeof text, "%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                     line, strlen(body), body);
+    int n = snprintf(text, sizeof text,
+                     "%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", line,
+                     strlen(body), body);
     assert_int_equal(send(fd, text, (size_t)n, MSG_NOSIGNAL), n);
 }
 
