@@ -6,7 +6,8 @@
  * even, denormals on, each fma written out (build with -ffp-contract=off).
  *
  * The orders:
- *   fold64   a sum over n values: 64 lanes, value i added to lane i mod 64, ascending; then lanes folded by halves: lane j += lane j+32, 16, 8, 4, 2, 1.
+ *   fold64   a sum over n values: 64 lanes, value i added to lane i mod 64, ascending; then lanes folded by halves: lane j += lane j+32, 16, 8, 4,
+ * 2, 1.
  *            Used for the sum of squares of a norm and for the sum of exponentials of an attention chunk.
  *   slots    a dot product over blocks of 32: quant.h.
  *   rows     a sum over the vocabulary: rows.h.

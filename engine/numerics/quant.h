@@ -257,7 +257,8 @@ struct quant_x {
 /* Below this magnitude a block is zero: 127 / amax would overflow. */
 #define QUANT_TINY 0x1p-100f
 
-/* amax = max |x|; q = rint(x * (127 / amax)); d = amax / 127. Returns 0, or -1 (q = 0, d = 0) if an x is not finite, which is a fault of the engine. */
+/* amax = max |x|; q = rint(x * (127 / amax)); d = amax / 127. Returns 0, or -1 (q = 0, d = 0) if an x is not finite, which is a fault of the
+ * engine. */
 static inline int quant_quantise(const float x[QUANT_BLOCK], struct quant_x *out)
 {
     uint32_t max_bits = 0; /* the order of magnitudes is the order of their bits; NaN and infinity come last */

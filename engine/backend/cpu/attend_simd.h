@@ -6,9 +6,9 @@
  *   scores   a lane is a key: K lies transposed, [d][64]; per d two vectors of keys times each query's broadcast q[d]
  *   values   a lane is a dimension: V lies [64][d]; per key VF_LINES vectors of dimensions times each query's broadcast p[t]
  *
- * Queries of one pass may see different ranges of a chunk (the diagonal, a window's edge). Score lanes that a query does not see are selected away. Values
- * must not be touched there, so a chunk's keys are walked in up to three stretches: those that only the earlier queries see, those that all see (together),
- * those that only the later ones see (alone again); per query the order is ascending all the same. */
+ * Queries of one pass may see different ranges of a chunk (the diagonal, a window's edge). Score lanes that a query does not see are selected
+ * away. Values must not be touched there, so a chunk's keys are walked in up to three stretches: those that only the earlier queries see, those
+ * that all see (together), those that only the later ones see (alone again); per query the order is ascending all the same. */
 #ifndef NEXTD_CPU_ATTEND_SIMD_H
 #define NEXTD_CPU_ATTEND_SIMD_H
 

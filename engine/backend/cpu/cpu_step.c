@@ -1,9 +1,10 @@
 /* cpu_step.c: the operations of a step, each cut into items for the pool.
  *
  * Two kinds of loops. Row loops (norms, rotation, requantisation) hand out rows; small ones stay on the calling thread, since waking a loop costs as
- * much as they do. Matrix loops hand out (group of stripes, block of 48 rows) pairs, stripe-major, so that a stripe's weights stay in the first-level cache for
- * all rows; an item computes its tile into thread scratch or its final place and finishes it there (bias, residual, activation and requantisation, block
- * maxima). Every item writes its own elements and every element has one order of operations, so neither the cut nor the thread changes a bit.
+ * much as they do. Matrix loops hand out (group of stripes, block of 48 rows) pairs, stripe-major, so that a stripe's weights stay in the
+ * first-level cache for all rows; an item computes its tile into thread scratch or its final place and finishes it there (bias, residual,
+ * activation and requantisation, block maxima). Every item writes its own elements and every element has one order of operations, so neither the
+ * cut nor the thread changes a bit.
  *
  * Nothing here computes: arithmetic lives in the kernel table. */
 #include <assert.h>
@@ -255,8 +256,8 @@ void cpu_qkv(struct backend *be, const struct matrix *m, const struct vector *bi
     struct cpu *c = cpu_of(be);
     assert(m->n_rows == (c->shape.n_head + 2 * c->shape.n_kv) * c->shape.head_dim);
     assert(bias == NULL || bias->n == m->n_rows);
-    struct matrix_job job = {.c = c, .m = m, .x = &c->a, .n_rows = c->batch->n_rows, .group = 1, .finish = FINISH_STORE, .out = c->qkv, .ld = c->qkv_cols,
-                             .bias = bias == NULL ? NULL : bias->values};
+    struct matrix_job job = {.c = c, .m = m, .x = &c->a, .n_rows = c->batch->n_rows, .group = 1, .finish = FINISH_STORE, .out = c->qkv,
+                             .ld = c->qkv_cols, .bias = bias == NULL ? NULL : bias->values};
     run_matrix(&job);
 }
 

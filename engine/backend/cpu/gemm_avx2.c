@@ -1,9 +1,9 @@
 /* gemm_avx2.c: stripes of 32 outputs times up to 3 rows at once, AVX2; the same tiles and the same bits as gemm_avx512.c, which tells the story.
  *
- * There is no u8 x s8 sum to i32 here: vpmaddubsw adds two products to i16, saturating, and vpmaddwd widens. Saturation must not happen, so the i16 sums
- * are widened before they can reach 2^15: 4-bit and 5-bit weights after 4 steps (31 * 127 * 2 * 4 = 31496), 6-bit after 2 (32004), 8-bit after each.
- * 8-bit weights go in as |w| with their sign moved to the activation (128 * 127 * 2 = 32512), so they need no offset. A pass covers 16 outputs (half g of
- * the stripe): 3 x 2 float and 3 x 2 integer accumulators in 16 registers. */
+ * There is no u8 x s8 sum to i32 here: vpmaddubsw adds two products to i16, saturating, and vpmaddwd widens. Saturation must not happen, so the
+ * i16 sums are widened before they can reach 2^15: 4-bit and 5-bit weights after 4 steps (31 * 127 * 2 * 4 = 31496), 6-bit after 2 (32004), 8-bit
+ * after each. 8-bit weights go in as |w| with their sign moved to the activation (128 * 127 * 2 = 32512), so they need no offset. A pass covers 16
+ * outputs (half g of the stripe): 3 x 2 float and 3 x 2 integer accumulators in 16 registers. */
 #include <immintrin.h>
 
 #include "engine/backend/cpu/gemm.h"
@@ -104,8 +104,8 @@ ALWAYS_INLINE __m256i start_value(const int offset, int32_t bias)
     return _mm256_set1_epi32(offset == 16 ? bias >> 3 : bias >> 4);
 }
 
-ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header, size_t min_at,
-                               int g, const struct operand *x, size_t at, __m256 acc[MR_MAX][2])
+ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header,
+                               size_t min_at, int g, const struct operand *x, size_t at, __m256 acc[MR_MAX][2])
 {
     __m256i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
@@ -206,7 +206,8 @@ ALWAYS_INLINE void fold(const int mr, int j, float part[3][MR_MAX * 16], __m256 
 }
 
 /* mr rows x 16 outputs. */
-ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr, const struct pass *p)
+ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr,
+                             const struct pass *p)
 {
     _Alignas(32) float part[3][MR_MAX * 16];
     __m256 acc[MR_MAX][2];

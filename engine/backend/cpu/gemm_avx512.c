@@ -4,15 +4,16 @@
  *
  * A lane is an output, so no sum ever crosses lanes and the order of operations per output is that of the scalar text: per block an exact integer sum
  * (vpdpbusd: 4 products u8 x s8 added to i32, never saturating here), one fma with d * d', one fma per minimum. Unsigned weights are w + offset; the
- * accumulator starts at -offset * sum(q'), which the operand carries, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float accumulators in
- * registers (MR = 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums
- * of finished slots wait in first-level cache as the partial results of a binary counter, 3 at most.
+ * accumulator starts at -offset * sum(q'), which the operand carries, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float
+ * accumulators in registers (MR = 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie
+ * slot-major in memory; sums of finished slots wait in first-level cache as the partial results of a binary counter, 3 at most.
  *
- * Types with a scale per 16 values need the two halves' sums apart: (float)isum = s0 * S0 + s1 * S1 is exact in f32 (below 2^24), one more register set,
- * so MR = 4 there.
+ * Types with a scale per 16 values need the two halves' sums apart: (float)isum = s0 * S0 + s1 * S1 is exact in f32 (below 2^24), one more
+ * register set, so MR = 4 there.
  *
- * `tile` is one function, inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or the
- * accumulators would live on the stack. Measured on the prototype: unpacking to a byte tile first, 8 unrolled slot passes and asm were slower. */
+ * `tile` is one function, inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or
+ * the accumulators would live on the stack. Measured on the prototype: unpacking to a byte tile first, 8 unrolled slot passes and asm were slower.
+ * */
 #include <immintrin.h>
 
 #include "engine/backend/cpu/gemm.h"
@@ -123,8 +124,8 @@ ALWAYS_INLINE __m512i start_value(const int offset, int32_t bias)
 }
 
 /* One block of a type with one scale per 32 values. `header` is the superblock's d (and dmin min_at bytes later) for K types. */
-ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header, size_t min_at,
-                               const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header,
+                               size_t min_at, const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
 {
     __m512i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
@@ -225,7 +226,8 @@ ALWAYS_INLINE void fold(const int mr, int j, float part[3][MR_MAX * 32], __m512 
 }
 
 /* mr rows x 32 outputs. */
-ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr, const struct pass *p)
+ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr,
+                             const struct pass *p)
 {
     _Alignas(64) float part[3][MR_MAX * 32];
     __m512 acc[MR_MAX][2];

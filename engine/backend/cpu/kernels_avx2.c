@@ -1,11 +1,15 @@
 /* kernels_avx2.c: the kernel table for processors with AVX2, FMA and F16C. */
+#include <cpuid.h>
+
 #include "engine/backend/cpu/gemm.h"
 #include "engine/backend/cpu/simd_avx2.h"
 #include "engine/backend/cpu/simd_rows.h"
 
 static bool supported(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    unsigned a, b, c, d;
+    bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* clang's __builtin_cpu_supports does not know the name */
+    return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 const struct cpu_kernels cpu_kernels_avx2 = {

@@ -1,5 +1,5 @@
-/* lanes.h: the loops of a step that need no intrinsics. Each kernels_<isa>.c includes this and compiles it with its own flags: the operations and their
- * order are written out, so a compiler can only choose how many lanes do them at once, never the bits.
+/* lanes.h: the loops of a step that need no intrinsics. Each kernels_<isa>.c includes this and compiles it with its own flags: the operations and
+ * their order are written out, so a compiler can only choose how many lanes do them at once, never the bits.
  *
  * Attention of one query row q over the visible positions first..last (all earlier ones, or a window of them), scale given:
  *

@@ -1,7 +1,7 @@
 /* pack.c: from the file's blocks to tiles and back; see pack.h for the layout.
  *
- * Both ways go through the meaning of a block (struct quant_w), one block at a time: loading takes a fraction of a second anyway, and there is one place
- * that knows the file's formats (quant.h) and one that knows the tiles (here). */
+ * Both ways go through the meaning of a block (struct quant_w), one block at a time: loading takes a fraction of a second anyway, and there is one
+ * place that knows the file's formats (quant.h) and one that knows the tiles (here). */
 #include "engine/backend/cpu/pack.h"
 
 #include <assert.h>

@@ -1,8 +1,8 @@
 /* pool.c: fork and join a thousand times per token.
  *
  * A step of a small model is some 150 loops of 5 to 50 us. A barrier of the system's costs as much as such a loop, so workers spin for a short while
- * and sleep only after that. Two things keep a busy machine from hurting: ranges are claimed (each thread eats its own share first, then the others'),
- * and a worker that comes late, asleep or preempted, is not waited for.
+ * and sleep only after that. Two things keep a busy machine from hurting: ranges are claimed (each thread eats its own share first, then the
+ * others'), and a worker that comes late, asleep or preempted, is not waited for.
  *
  *   caller                                worker
  *   writes the job, opens the gate  ───▶  sees an unknown gate number, enters (n_inside + 1), looks at the gate again:

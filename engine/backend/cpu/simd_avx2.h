@@ -132,7 +132,8 @@ static inline void simd_quantise_block(const float *x, float inverse, int8_t *q,
 {
     const __m256 factor = _mm256_set1_ps(inverse);
     for (int h = 0; h < 2; h++, x += 16, q += 16) {
-        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), factor)), b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), factor));
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), factor));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), factor));
         __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8); /* undoes the packing's interleave of 128-bit halves */
         _mm_storeu_si128((__m128i *)q, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
         __m256i s = _mm256_add_epi32(a, b);

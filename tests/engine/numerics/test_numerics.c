@@ -1,7 +1,8 @@
 /* test_numerics.c: the frozen arithmetic is what it was (golden bits), and it is right (accuracy against libm and against double sums).
  *
- * The golden vectors are tests/fixtures/numerics.json: one line per function, input and output as bits. The same text is made here and compared. After a
- * change that is meant to change bits: raise NUMERICS_VERSION and run `build/tests/engine/numerics/test_numerics write > tests/fixtures/numerics.json`. */
+ * The golden vectors are tests/fixtures/numerics.json: one line per function, input and output as bits. The same text is made here and compared.
+ * After a change that is meant to change bits: raise NUMERICS_VERSION and run `build/tests/engine/numerics/test_numerics write >
+ * tests/fixtures/numerics.json`. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,10 +36,10 @@ static float rng_unit(void)
 
 /* ---- golden vectors ---- */
 
-static const float f32_inputs[] = {0.0f,   -0.0f,    1.0f,    -1.0f,   0.5f,     2.0f,      -2.5f,     10.0f,   -10.0f, 30.0f,    -30.0f,  80.0f, -80.0f,
-                                   -87.3f, -87.31f,  88.37f,  88.38f,  100.0f,   -100.0f,   1e-8f,     -1e-8f,  3e38f,  -3e38f,   0.6931f, -0.3466f,
-                                   1e-40f, INFINITY, 65504.0f, 65519.9f, 65520.0f, 65536.0f, -70000.0f, 6.1e-5f, 5.9e-8f, 2.98e-8f, 2.99e-8f, 0.333333f};
-static const double f64_inputs[] = {0.0,     1.0,    -1.0,    0.5,    2.0,  3.141592653589793, 100.0, -100.0, 700.0, -700.0, -708.0, -709.0, 709.0, 710.0, 1e-300,
+static const float f32_inputs[] = {0.0f, -0.0f, 1.0f, -1.0f, 0.5f, 2.0f, -2.5f, 10.0f, -10.0f, 30.0f, -30.0f, 80.0f, -80.0f, -87.3f, -87.31f,
+                                   88.37f, 88.38f, 100.0f, -100.0f, 1e-8f, -1e-8f, 3e38f, -3e38f, 0.6931f, -0.3466f, 1e-40f, INFINITY, 65504.0f,
+                                   65519.9f, 65520.0f, 65536.0f, -70000.0f, 6.1e-5f, 5.9e-8f, 2.98e-8f, 2.99e-8f, 0.333333f};
+static const double f64_inputs[] = {0.0, 1.0, -1.0, 0.5, 2.0, 3.141592653589793, 100.0, -100.0, 700.0, -700.0, -708.0, -709.0, 709.0, 710.0, 1e-300,
                                     1e300, 1e-320, 0.1, 12345.678, 8191.5, 16777215.0, 1.4142135623730951, 0.7071067811865476};
 
 struct text {
@@ -94,9 +95,10 @@ static double cosine(double x)
 static const struct {
     const char *name;
     int type, d_at, min_at;
-} types[] = {{"f32", TENSOR_F32, -1, -1},   {"f16", TENSOR_F16, -1, -1},   {"bf16", TENSOR_BF16, -1, -1}, {"q4_0", TENSOR_Q4_0, 0, -1}, {"q4_1", TENSOR_Q4_1, 0, 2},
-             {"q5_0", TENSOR_Q5_0, 0, -1},  {"q5_1", TENSOR_Q5_1, 0, 2},   {"q8_0", TENSOR_Q8_0, 0, -1},  {"q2_k", TENSOR_Q2_K, 80, 82}, {"q3_k", TENSOR_Q3_K, 108, -1},
-             {"q4_k", TENSOR_Q4_K, 0, 2},   {"q5_k", TENSOR_Q5_K, 0, 2},   {"q6_k", TENSOR_Q6_K, 208, -1}};
+} types[] = {{"f32", TENSOR_F32, -1, -1}, {"f16", TENSOR_F16, -1, -1}, {"bf16", TENSOR_BF16, -1, -1}, {"q4_0", TENSOR_Q4_0, 0, -1},
+             {"q4_1", TENSOR_Q4_1, 0, 2}, {"q5_0", TENSOR_Q5_0, 0, -1}, {"q5_1", TENSOR_Q5_1, 0, 2}, {"q8_0", TENSOR_Q8_0, 0, -1},
+             {"q2_k", TENSOR_Q2_K, 80, 82}, {"q3_k", TENSOR_Q3_K, 108, -1}, {"q4_k", TENSOR_Q4_K, 0, 2}, {"q5_k", TENSOR_Q5_K, 0, 2},
+             {"q6_k", TENSOR_Q6_K, 208, -1}};
 #define N_TYPES (sizeof types / sizeof *types)
 #define MAX_COLS 2560
 

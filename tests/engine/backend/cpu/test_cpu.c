@@ -1,8 +1,9 @@
 /* test_cpu.c: the CPU backend gives the same bits on every instruction set, for every batch, chunking and thread count.
  *
- * A small random transformer of two layers runs over a few sequences through the table of operations, as model/forward.c would. For each (sequence, position) a
- * record keeps what every operation left in the row: q, k, v before and after rotation, the attention's output, the residual stream, the scores and
- * their block maxima. The specification is "cpu:generic" on one thread with each sequence whole and alone; all other runs must equal its records byte for byte. */
+ * A small random transformer of two layers runs over a few sequences through the table of operations, as model/forward.c would. For each
+ * (sequence, position) a record keeps what every operation left in the row: q, k, v before and after rotation, the attention's output, the
+ * residual stream, the scores and their block maxima. The specification is "cpu:generic" on one thread with each sequence whole and alone; all
+ * other runs must equal its records byte for byte. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -354,7 +355,8 @@ static void compare_all(const struct spec *s)
 static void test_every_type_gives_the_same_bits_everywhere(void **state)
 {
     (void)state;
-    static const enum tensor_type floats[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16}, simple[] = {TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q8_0},
+    static const enum tensor_type floats[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16},
+                                  simple[] = {TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q8_0},
                                   super[] = {TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
     for (int i = 0; i < 3; i++) /* a width that is not a whole number of blocks */
         compare_all(&(struct spec){"float", 90, 70, 3, 1, 30, 45, 30, false, false, false, false, 0, ACT_SILU, ALL(floats[i])});
@@ -372,14 +374,14 @@ static void test_mixed_types_windows_and_norms_give_the_same_bits_everywhere(voi
                                .k = TENSOR_Q5_0, .v = TENSOR_Q8_0, .o = TENSOR_Q4_K, .gate = TENSOR_Q5_0, .up = TENSOR_F16, .down = TENSOR_Q6_K,
                                .vocab = TENSOR_Q8_0});
     compare_all(&(struct spec){.name = "qwen-like", .d_model = 224, .d_ff = 256, .n_head = 14, .n_kv = 2, .head_dim = 16, .n_vocab = 513,
-                               .rope_dims = 8, .neox = true, .bias = true, .window = 65, .act = ACT_SILU, .q = TENSOR_Q5_0, .k = TENSOR_Q8_0, .v = TENSOR_F32,
-                               .o = TENSOR_Q5_1, .gate = TENSOR_F32, .up = TENSOR_Q4_0, .down = TENSOR_Q4_K, .vocab = TENSOR_Q4_1});
-    compare_all(&(struct spec){.name = "wide heads", .d_model = 96, .d_ff = 64, .n_head = 6, .n_kv = 6, .head_dim = 96, .n_vocab = 33, .rope_dims = 96,
-                               .window = 1, .act = ACT_SILU, ALL(TENSOR_Q8_0)});
+                               .rope_dims = 8, .neox = true, .bias = true, .window = 65, .act = ACT_SILU, .q = TENSOR_Q5_0, .k = TENSOR_Q8_0,
+                               .v = TENSOR_F32, .o = TENSOR_Q5_1, .gate = TENSOR_F32, .up = TENSOR_Q4_0, .down = TENSOR_Q4_K, .vocab = TENSOR_Q4_1});
+    compare_all(&(struct spec){.name = "wide heads", .d_model = 96, .d_ff = 64, .n_head = 6, .n_kv = 6, .head_dim = 96, .n_vocab = 33,
+                               .rope_dims = 96, .window = 1, .act = ACT_SILU, ALL(TENSOR_Q8_0)});
 }
 
-/* qkv over one row of activations equals quant_dot for each output. Activations of full magnitude and equal or matching signs drive the integer sums to
- * their ends, where 16-bit sums would saturate. */
+/* qkv over one row of activations equals quant_dot for each output. Activations of full magnitude and equal or matching signs drive the integer
+ * sums to their ends, where 16-bit sums would saturate. */
 static void assert_canonical_dot(const char *device, enum tensor_type type, int pattern)
 {
     const int n_cols = 768, n_rows = 128;
