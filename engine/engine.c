@@ -7,7 +7,6 @@
  * is simply dropped, for nobody polls any more. */
 #include "engine/engine.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -167,32 +166,5 @@ size_t engine_token_bytes(const struct engine *e, int32_t id, bool special, cons
 
 int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool special, char **out, size_t *n_out, struct err *err)
 {
-    struct detok d;
-    detok_init(&d, e->tok, NULL, 0);
-    size_t cap = detok_max_out(&d, 0) + 1, used = 0;
-    const char *p;
-    for (size_t i = 0; i < n; i++)
-        cap += 3 * tokenizer_bytes(e->tok, ids[i], true, &p);
-    cap += detok_max_out(&d, e->max_token_bytes);
-    char *text = malloc(cap);
-    if (text == NULL)
-        return err_set(err, ERR_NOMEM, "no memory to detokenize %zu tokens", n);
-    for (size_t i = 0; i < n; i++) {
-        size_t n_plain = tokenizer_bytes(e->tok, ids[i], false, &p), n_new = 0;
-        if (special && n_plain == 0) { /* a control token: what was held cannot complete across it */
-            used += detok_flush(&d, text + used);
-            size_t n_bytes = tokenizer_bytes(e->tok, ids[i], true, &p);
-            memcpy(text + used, p, n_bytes);
-            used += n_bytes;
-        } else {
-            detok_push(&d, ids[i], text + used, &n_new);
-            used += n_new;
-        }
-    }
-    used += detok_flush(&d, text + used);
-    assert(used < cap);
-    text[used] = 0;
-    *out = text;
-    *n_out = used;
-    return 0;
+    return detok_all(e->tok, ids, n, special, out, n_out, err);
 }
