@@ -87,8 +87,7 @@ static int chat_value(struct jrun *r, const json_t *j, int depth, struct jval *o
     case JSON_OBJECT: return chat_object(r, j, depth, out);
     case JSON_ARRAY: return chat_array(r, j, depth, out);
     case JSON_STRING:
-        out->type = J_STR;
-        out->u.s = jstr_ref(r, json_string_value(j), json_string_length(j), false);
+        *out = jval_str(jstr_ref(r, json_string_value(j), json_string_length(j), false));
         return out->u.s == NULL ? -1 : 0;
     case JSON_INTEGER: *out = jval_int(json_integer_value(j), false); return 0;
     case JSON_REAL: *out = jval_float(json_real_value(j), false); return 0;

@@ -155,7 +155,12 @@ int jiter_open_reversed(struct jrun *r, const struct jval *v, struct jiter **out
 
 int jiter_next(struct jrun *r, struct jiter *it, struct jval *out)
 {
-    return jrun_spend(r, 1) < 0 ? -1 : it->next(r, it, out);
+    if (jrun_spend(r, 1) < 0 || jrun_enter(r) < 0) /* iterators stand on iterators: map of map of map */
+        return -1;
+    int rc = it->next(r, it, out);
+    if (rc >= 0)
+        jrun_leave(r);
+    return rc;
 }
 
 int jiter_collect(struct jrun *r, const struct jval *v, struct jseq **out)

@@ -160,15 +160,18 @@ int jparse_name(struct jparse *p, const struct jtoken *t, struct jnode **out)
 
 /* ---- bodies --------------------------------------------------------------------------------------------------------------------------------- */
 
-/* Statements up to a tag named in ends (NULL-terminated; NULL for the whole template). The current token is then that tag's name. */
-static int jparse_body(struct jparse *p, const char *const *ends, struct jnodes *out)
+/* Statements up to a tag named in ends (NULL-terminated, the usual one last; NULL for the whole template). The current token is then that tag's name.
+ * line is where the block began. */
+static int jparse_body(struct jparse *p, const char *const *ends, int line, struct jnodes *out)
 {
-    int line = p->tok->line;
+    size_t n_ends = 0;
+    while (ends != NULL && ends[n_ends] != NULL)
+        n_ends++;
     for (;;) {
         struct jnode *node = NULL;
         switch (p->tok->type) {
         case JT_EOF:
-            return ends == NULL ? 0 : jparse_fail(p, line, ERR_FORMAT, "the block that begins here has no '%s'", ends[0]);
+            return ends == NULL ? 0 : jparse_fail(p, line, ERR_FORMAT, "the block that begins here has no '%s'", ends[n_ends - 1]);
         case JT_DATA:
             if ((node = jparse_node(p, JS_TEXT, p->tok->line)) == NULL || (node->str = jparse_str(p, p->tok->p, p->tok->n)) == NULL)
                 return -1;
@@ -183,7 +186,7 @@ static int jparse_body(struct jparse *p, const char *const *ends, struct jnodes 
             break;
         default:
             p->tok++; /* block begin: text and expressions are the only other things between tags */
-            for (size_t i = 0; ends != NULL && ends[i] != NULL; i++)
+            for (size_t i = 0; i < n_ends; i++)
                 if (jparse_is_name(p->tok, ends[i]))
                     return 0;
             if (jparse_statement(p, &node) < 0 || jparse_expect(p, JT_BLOCK_END, "'%}'") < 0)
@@ -201,7 +204,8 @@ static int jparse_body(struct jparse *p, const char *const *ends, struct jnodes 
 static int jparse_block(struct jparse *p, const char *const *ends, struct jnodes *out)
 {
     jparse_skip(p, JT_COLON);
-    return jparse_expect(p, JT_BLOCK_END, "'%}'") < 0 ? -1 : jparse_body(p, ends, out);
+    int line = p->tok->line;
+    return jparse_expect(p, JT_BLOCK_END, "'%}'") < 0 ? -1 : jparse_body(p, ends, line, out);
 }
 
 /* A block in a scope of its own that ends with one tag, which is stepped over. */
@@ -248,7 +252,7 @@ static int jparse_if(struct jparse *p, struct jnode *node)
 
 static int jparse_for(struct jparse *p, struct jnode *node)
 {
-    static const char *const ends[] = {"endfor", "else", NULL}, *const last[] = {"endfor", NULL};
+    static const char *const ends[] = {"else", "endfor", NULL}, *const last[] = {"endfor", NULL};
     bool soft = p->soft, in_loop = p->in_loop;
     if (jparse_target(p, true, &node->a) < 0)
         return -1;
@@ -471,5 +475,5 @@ int jparse_run(struct chat_template *t, const struct jtokens *tokens, struct err
     if (jparse_intern(&p, "loop", 4, &t->id_loop) < 0 || jparse_intern(&p, "caller", 6, &t->id_caller) < 0 ||
         jparse_intern(&p, "kwargs", 6, &t->id_kwargs) < 0 || jparse_intern(&p, "varargs", 7, &t->id_varargs) < 0)
         return -1;
-    return jparse_body(&p, NULL, &t->body);
+    return jparse_body(&p, NULL, 1, &t->body);
 }
