@@ -39,5 +39,5 @@ int notify_listen_fds(int *fds, int max)
     int n = sd_listen_fds(1); /* and forget it, so that no child takes them for its own */
     for (int i = 0; i < n && i < max; i++)
         fds[i] = SD_LISTEN_FDS_START + i;
-    return n > max ? max : n < 0 ? 0 : n;
+    return n < 0 ? 0 : n;
 }

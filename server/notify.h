@@ -14,7 +14,7 @@ void notify_extend(const char *status, int timeout_s);
 void notify_alive(void);
 /* Milliseconds within which notify_alive is expected, or 0: no watchdog. */
 uint64_t notify_watchdog_ms(void);
-/* Sockets handed over, in order; their number, 0 if there are none. At most max are written. */
+/* Sockets handed over, in order; returns their number, 0 if there are none, of which at most max are written. */
 int notify_listen_fds(int *fds, int max);
 
 #endif

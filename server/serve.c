@@ -43,7 +43,7 @@ struct serve {
     char *chat_template, *tls_cert, *tls_key; /* contents, or NULL */
     size_t n_chat_template;
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     uv_timer_t tick;
     uv_async_t loaded;
     uv_thread_t loader;
@@ -160,12 +160,18 @@ static int serve_listen(struct serve *s, struct err *err)
     const struct options *o = s->opt;
     int fds[SERVE_MAX_FDS];
     int n_fds = notify_listen_fds(fds, SERVE_MAX_FDS);
+    if (n_fds > SERVE_MAX_FDS)
+        return err_set(err, ERR_INVALID, "%d sockets were handed over; %d is the most", n_fds, SERVE_MAX_FDS);
     bool tcp = n_fds == 0 && o->host[0] != '\0';
     bool loopback = !tcp || http_address_is_loopback(o->host);
     for (int i = 0; i < n_fds; i++)
         loopback = loopback && http_socket_is_loopback(fds[i]);
     if (!loopback && s->keys == NULL && !o->insecure)
         return err_set_param(err, ERR_INVALID, "host", "beyond this machine anyone could use the model: give --api-keys FILE, or --insecure");
+    if (!loopback && s->keys == NULL)
+        log_warn(&s->log, "insecure: whoever can reach the port can use the model");
+    else if (!loopback && s->tls_cert == NULL)
+        log_warn(&s->log, "API keys and texts travel in the clear; --tls-cert and --tls-key, or a proxy that speaks TLS, would hide them");
     serve_raise_fd_limit(s, n_fds > 0 ? n_fds : tcp + (o->unix_path[0] != '\0'));
     struct http_options h = {
         .host = tcp ? o->host : NULL,
@@ -385,7 +391,7 @@ static void serve_on_tick(uv_timer_t *t)
 static void serve_on_signal(uv_signal_t *h, int number)
 {
     struct serve *s = h->data;
-    const char *name = number == SIGTERM ? "SIGTERM" : "SIGINT";
+    const char *name = number == SIGTERM ? "SIGTERM" : number == SIGINT ? "SIGINT" : "SIGHUP";
     s->stop_loading = true;
     if (s->state == SERVE_DRAINING)
         serve_cancel(s, "a second signal");
@@ -402,6 +408,7 @@ static int serve_start(struct serve *s, struct err *err)
     s->watchdog_ms = notify_watchdog_ms();
     uv_signal_start(&s->term, serve_on_signal, SIGTERM);
     uv_signal_start(&s->interrupt, serve_on_signal, SIGINT);
+    uv_signal_start(&s->hangup, serve_on_signal, SIGHUP); /* the terminal was closed */
     uv_timer_start(&s->tick, serve_on_tick, 0, SERVE_TICK_MS);
     if (uv_thread_create(&s->loader, serve_load, s) != 0)
         return err_set(err, ERR_NOMEM, "no thread to be had for loading");
@@ -416,9 +423,10 @@ static void serve_init(struct serve *s, const struct options *opt)
     uv_loop_init(&s->loop);
     uv_signal_init(&s->loop, &s->term);
     uv_signal_init(&s->loop, &s->interrupt);
+    uv_signal_init(&s->loop, &s->hangup);
     uv_timer_init(&s->loop, &s->tick);
     uv_async_init(&s->loop, &s->loaded, serve_on_loaded);
-    s->term.data = s->interrupt.data = s->tick.data = s->loaded.data = s;
+    s->term.data = s->interrupt.data = s->hangup.data = s->tick.data = s->loaded.data = s;
 }
 
 static void serve_finish(struct serve *s)
@@ -427,6 +435,7 @@ static void serve_finish(struct serve *s)
     app_destroy(s->app);
     uv_close((uv_handle_t *)&s->term, NULL);
     uv_close((uv_handle_t *)&s->interrupt, NULL);
+    uv_close((uv_handle_t *)&s->hangup, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
     uv_close((uv_handle_t *)&s->loaded, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
