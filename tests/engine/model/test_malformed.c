@@ -65,7 +65,7 @@ static const struct {
     {"u4=0 u8=1152", "u4=0 u8=1088", "overlap"},
     {"pad=32 zero=30080", "", "ends inside"},
     {"zero=30080", "zero=30079", "is the file complete"},
-    {"u8=11", "u8=12", "must be 1 to"}, /* the padding is read as a tensor */,
+    {"u8=11", "u8=12", "must be 1 to"}, /* the padding is read as a tensor */
     /* what is not a model for nextd */
     {"s=llama ", "s=mamba ", "the architecture \"mamba\" is not supported; nextd runs gemma3, llama, qwen2, qwen3"},
     {"s=llama ", "s=bert ", "embedding model"},
