@@ -84,8 +84,8 @@ int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool
 
 /* ---- a look into a model file, without an engine (any thread) ---- */
 
-/* Tells every fact of a GGUF file, section by section: "file" (bytes, parts, SHA-256, whether nextd serves it or the sentence why not), "metadata" (key,
- * value), "tokenizer" (kind, end tokens), "tensor" (name, type and shape). Texts are printable and valid during the call only. */
+/* Tells every fact of a GGUF file, section by section: "file" (bytes, parts, SHA-256, whether nextd serves it or the sentence why not), "metadata"
+ * (key, value), "tokenizer" (kind, end tokens), "tensor" (name, type and shape). Texts are printable and valid during the call only. */
 int engine_inspect(const char *path, void (*fact)(void *arg, const char *section, const char *name, const char *value), void *arg,
                    struct err *err);
 

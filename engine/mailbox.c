@@ -5,9 +5,9 @@
  *        append per step          swap per poll
  *   taken ◀───────────── posted ◀───────────────────── post
  *
- * `fill` is private to the engine thread and always has room for a whole step. `ready` collects steps until the loop polls; the loop is woken only when
- * it was empty. `read` is the loop's until its next poll. An event points into its buffer's bytes, so appending moves the pointers along; pointers to
- * anything else (a request's own memory) stay.
+ * `fill` is private to the engine thread and always has room for a whole step. `ready` collects steps until the loop polls; the loop is woken only
+ * when it was empty. `read` is the loop's until its next poll. An event points into its buffer's bytes, so appending moves the pointers along;
+ * pointers to anything else (a request's own memory) stay.
  *
  * A request ends on the engine thread and is freed by the loop thread. `ended` is set under the lock together with the handing over of its END, and
  * mailbox_exchange drops the commands of ended nodes under the same lock; so once the loop has polled an END the engine thread holds no way to it. */

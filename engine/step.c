@@ -1,7 +1,7 @@
 /* step.c: the engine thread's side: take commands, schedule, forward, sample, emit.
  *
- * A turn is engine_take (commands since the last turn) and engine_step. A step's rows come from the scheduler, its scores from the runner; each wanted
- * row either scores a prompt token (row p scores token p+1) or yields the next token of its sequence. A drawn token is appended, fed to the
+ * A turn is engine_take (commands since the last turn) and engine_step. A step's rows come from the scheduler, its scores from the runner; each
+ * wanted row either scores a prompt token (row p scores token p+1) or yields the next token of its sequence. A drawn token is appended, fed to the
  * detokeniser and judged in one order: end token or stop id, stop string, length. What it says to the loop is one TEXT event, or CHOICE when it was
  * the last; the request's END follows its last CHOICE. Cancel, fault and a natural end meet in end_choice.
  *

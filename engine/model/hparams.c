@@ -127,7 +127,8 @@ static int read_heads(struct reader *r, struct hparams *hp, struct err *err)
         uniform_int(r, "attention.value_length", 1, ROPE_MAX_DIMS, &value_dim, err) != 0)
         return -1;
     if (hp->head_dim != value_dim)
-        return err_set(err, ERR_UNSUPPORTED, "keys have %d dimensions and values %d; nextd runs models where they are alike", hp->head_dim, value_dim);
+        return err_set(err, ERR_UNSUPPORTED, "keys have %d dimensions and values %d; nextd runs models where they are alike", hp->head_dim,
+                       value_dim);
     if (hp->head_dim < 2 || hp->head_dim > ROPE_MAX_DIMS)
         return err_set(err, ERR_UNSUPPORTED, "a head has %d dimensions; it must have 2 to %d", hp->head_dim, ROPE_MAX_DIMS);
     int scaled_by = hp->n_layers == r->family->width_scaled_layers ? hp->d_model / hp->n_head : hp->head_dim;

@@ -108,8 +108,8 @@ static int check_tensor(const struct gguf_tensor *t, const char *name, enum weig
                        t->dims[1] * t->dims[2] * t->dims[3], t->dims[0], rows, cols);
     if (!is_supported(t->type))
         return err_set(err, ERR_UNSUPPORTED,
-                       "tensor \"%s\" is of type %s; nextd computes F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K and Q6_K", name,
-                       gguf_type_name(t->type));
+                       "tensor \"%s\" is of type %s; nextd computes F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K and Q6_K",
+                       name, gguf_type_name(t->type));
     if (specs[w].rows == E_ONE && !is_float(t->type))
         return err_set(err, ERR_UNSUPPORTED, "tensor \"%s\" is of type %s; a vector must be F32, F16 or BF16", name, gguf_type_name(t->type));
     return 0;

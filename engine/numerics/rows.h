@@ -1,15 +1,15 @@
 /* rows.h: sums over the vocabulary, in one frozen order on every instruction set.
  *
- * A row is n_vocab raw f32 logits. Log-probabilities and the draw need its maximum and the sum of the exponentials; both walk the row once per token, so
- * they are vectorised, and since they reach output bits their order is fixed:
+ * A row is n_vocab raw f32 logits. Log-probabilities and the draw need its maximum and the sum of the exponentials; both walk the row once per token,
+ * so they are vectorised, and since they reach output bits their order is fixed:
  *
  *   blocks   of ROWS_BLOCK ids, ascending, the last one short
  *   lanes    within a block, id mod 16; each lane adds num_exp_f32((x - max) * scale) in f32, ascending in id; a missing id adds nothing
  *   fold     lane j += lane j+8, then +4, +2, +1: the block's sum, f32
  *   total    the blocks' sums added in f64, ascending
  *
- * Every table below gives the same bits (tests/engine/numerics/test_rows.c compares them by memcmp). A NaN in a row is an engine fault that the backend
- * reports; here it only must not crash. */
+ * Every table below gives the same bits (tests/engine/numerics/test_rows.c compares them by memcmp). A NaN in a row is an engine fault that the
+ * backend reports; here it only must not crash. */
 #ifndef NEXTD_ROWS_H
 #define NEXTD_ROWS_H
 

@@ -1,9 +1,9 @@
 /* sampler.c: one row of scores to the next token, in the order that sampler.h writes down.
  *
- * The vocabulary is never sorted. Greedy looks at block maxima and into one block. The plain draw (temperature alone) sums exponentials block by block
- * (numerics/rows.h) and walks one block. The truncations work on a list of survivors, ids ascending, with their weights e^((logit - max) / T); all of
- * top_k, typical_p and top_p are one selection, "keep an item while the mass of strictly better items is below the target", with mass 1 each for
- * top_k. It is found by a radix walk over the bits of an order-preserving key (select_best): three histograms, no comparison of two items.
+ * The vocabulary is never sorted. Greedy looks at block maxima and into one block. The plain draw (temperature alone) sums exponentials block by
+ * block (numerics/rows.h) and walks one block. The truncations work on a list of survivors, ids ascending, with their weights e^((logit - max) / T);
+ * all of top_k, typical_p and top_p are one selection, "keep an item while the mass of strictly better items is below the target", with mass 1 each
+ * for top_k. It is found by a radix walk over the bits of an order-preserving key (select_best): three histograms, no comparison of two items.
  *
  * The sums that decide: weights are f32 (num_exp_f32), added in f64 in ascending id within a histogram cell, cells from the best down; the total of a
  * list is added in f64 in ascending id. Scalar and the same on every machine.

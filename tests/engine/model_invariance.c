@@ -1,5 +1,5 @@
-/* model_invariance.c: see model_invariance.h. The baseline is every request alone, one thread, no cache; then company, chunks, threads, a prefix cache,
- * a pool so small that sequences are preempted, and requests that come, pause and are cancelled around. */
+/* model_invariance.c: see model_invariance.h. The baseline is every request alone, one thread, no cache; then company, chunks, threads, a prefix
+ * cache, a pool so small that sequences are preempted, and requests that come, pause and are cancelled around. */
 #include "tests/engine/model_invariance.h"
 
 #include <assert.h>
@@ -80,9 +80,10 @@ static void read_text(struct engine *e)
 /* Twelve that differ in kind, and one that crowds the pool. */
 static void keep_few(void)
 {
-    static const char *const names[] = {"greedy, short",           "greedy, two pages", "greedy, two pages again: full hit", "greedy, long",
-                                        "sampled",                 "all truncations",   "n=3",                               "all penalties",
-                                        "echo and logprobs",       "logprobs 20",       "bias, sampled",                     "stop string over tokens",
+    static const char *const names[] = {"greedy, short", "greedy, two pages", "greedy, two pages again: full hit",
+                                        "greedy, long",  "sampled",           "all truncations",
+                                        "n=3",           "all penalties",     "echo and logprobs",
+                                        "logprobs 20",   "bias, sampled",     "stop string over tokens",
                                         "n=8, long output"};
     int n = 0;
     for (int i = 0; i < run.n_jobs; i++) {
@@ -174,7 +175,8 @@ int model_proof_main(const struct model_proof *proof, int argc, char **argv)
         {.name = "all at once, chunk 512, cache, 2 threads: equal", .n_threads = 2, .chunk = 512, .max_seqs = 48, .cache = true},
         {.name = "all at once, chunk 7, 1 thread: equal", .n_threads = 1, .chunk = 7, .max_seqs = 16},
         {.name = "preempted, chunk 64, cache, 2 threads: equal", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true, .small_pool = true},
-        {.name = "cancellations around, chunk 64, cache, 2 threads: equal", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true, .noise_seed = 1},
+        {.name = "cancellations around, chunk 64, cache, 2 threads: equal", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true,
+         .noise_seed = 1},
         {.name = "alone, chunk 1, cache, 2 threads: equal", .n_threads = 2, .chunk = 1, .max_seqs = 4, .cache = true, .alone = true},
     };
     run.what = proof;

@@ -1,9 +1,9 @@
 /* Whole tiny models against torch (scripts/make-fixtures tiny): every family with its rope, biases, norms and windows, and every tensor type.
  *
  * Float weights: the reference rounds keys and values to binary16 as the KV pages do, so only the order of sums differs and the bound is tight.
- * With quantised weights the reference rounds activations to 8 bits in blocks of 32 as well. There a value on the edge between two integers may fall to
- * either side and move what comes after it by a percent, so only some positions are held to the tight bound. A nibble or a scale in a wrong place gives
- * an error of about 1 everywhere. */
+ * With quantised weights the reference rounds activations to 8 bits in blocks of 32 as well. There a value on the edge between two integers may fall
+ * to either side and move what comes after it by a percent, so only some positions are held to the tight bound. A nibble or a scale in a wrong place
+ * gives an error of about 1 everywhere. */
 #include "tests/engine/model/run.h"
 
 #include <math.h>

@@ -326,7 +326,8 @@ static void growing_a_long_text_piece_by_piece_is_linear(void **state)
     char piece[101];
     memset(piece, 'a', 100);
     piece[100] = '\0';
-    struct rendered r = render("{% set ns = namespace(s='') %}{% for i in range(30000) %}{% set ns.s = ns.s ~ x %}{% endfor %}{{ ns.s | length }}", piece);
+    struct rendered r = render("{% set ns = namespace(s='') %}{% for i in range(30000) %}{% set ns.s = ns.s ~ x %}{% endfor %}{{ ns.s | length }}",
+                               piece);
     assert_int_equal(r.rc, 0);
     assert_string_equal(r.out.text, "3000000");
     chat_output_finish(&r.out);
