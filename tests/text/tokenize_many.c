@@ -56,7 +56,8 @@ static void answer(const struct tokenizer *t, uint32_t head)
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
     write_u32((size_t)((to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000));
     write_u32(ids.n);
-    fwrite(ids.ids, sizeof *ids.ids, ids.n, stdout);
+    if (ids.n > 0)
+        fwrite(ids.ids, sizeof *ids.ids, ids.n, stdout);
     write_u32(ids.n_lost);
     const char *p;
     size_t n_bytes = 0, n_text = 0;
