@@ -129,8 +129,8 @@ static int read_heads(struct reader *r, struct hparams *hp, struct err *err)
     if (hp->head_dim != value_dim)
         return err_set(err, ERR_UNSUPPORTED, "keys have %d dimensions and values %d; nextd runs models where they are alike", hp->head_dim,
                        value_dim);
-    if (hp->head_dim < 2 || hp->head_dim > ROPE_MAX_DIMS)
-        return err_set(err, ERR_UNSUPPORTED, "a head has %d dimensions; it must have 2 to %d", hp->head_dim, ROPE_MAX_DIMS);
+    if (hp->head_dim < 2 || hp->head_dim > ROPE_MAX_DIMS || hp->head_dim % 2 != 0)
+        return err_set(err, ERR_UNSUPPORTED, "a head has %d dimensions; it must have an even number up to %d", hp->head_dim, ROPE_MAX_DIMS);
     int scaled_by = hp->n_layers == r->family->width_scaled_layers ? hp->d_model / hp->n_head : hp->head_dim;
     hp->attn_scale = 1.0f / sqrtf((float)scaled_by);
     return 0;

@@ -191,7 +191,7 @@ static int hash_file(struct model *m, struct loading *l, struct err *err)
     return rc;
 }
 
-static int init_rope(struct model *m, int max_rows, struct err *err)
+static int init_rope(struct model *m, struct loading *l, int max_rows, struct err *err)
 {
     struct transformer *t = &m->t;
     const struct gguf_tensor *file_factors = m->weights.once.t[W_ROPE_FACTORS];
@@ -205,7 +205,7 @@ static int init_rope(struct model *m, int max_rows, struct err *err)
         if (t->cs[i] == NULL)
             return err_set(err, ERR_NOMEM, "no memory for the rope tables of %d rows", max_rows);
     }
-    return 0;
+    return advance(l, file_factors != NULL ? file_factors->n_bytes : 0, err);
 }
 
 static struct tensor tensor_of(const struct gguf_tensor *t)
@@ -243,14 +243,18 @@ static int load_pair(struct model *m, struct loading *l, const struct gguf_tenso
 }
 
 /* Joins the given vectors into one; *out stays NULL where the first is absent. */
-static int load_vector(struct model *m, const struct gguf_tensor *const *parts, int n_parts, const struct vector **out, struct err *err)
+static int load_vector(struct model *m, struct loading *l, const struct gguf_tensor *const *parts, int n_parts, const struct vector **out,
+                       struct err *err)
 {
     size_t n = 0, at = 0;
+    uint64_t n_bytes = 0;
     struct vector *vector;
     if (parts[0] == NULL)
         return 0;
-    for (int i = 0; i < n_parts; i++)
+    for (int i = 0; i < n_parts; i++) {
         n += (size_t)parts[i]->dims[0];
+        n_bytes += parts[i]->n_bytes;
+    }
     float *values = malloc(n * sizeof *values);
     if (values == NULL)
         return err_set(err, ERR_NOMEM, "no memory for a vector of %zu values", n);
@@ -258,9 +262,10 @@ static int load_vector(struct model *m, const struct gguf_tensor *const *parts, 
         weights_vector(parts[i], values + at);
     int rc = m->t.ops->vector(m->t.be, values, (int)n, &vector, err);
     free(values);
-    if (rc == 0)
-        *out = vector;
-    return rc;
+    if (rc != 0)
+        return -1;
+    *out = vector;
+    return advance(l, n_bytes, err);
 }
 
 static int load_layer(struct model *m, struct loading *l, const struct gguf_tensor *const *t, struct layer *layer, struct err *err)
@@ -275,7 +280,7 @@ static int load_layer(struct model *m, struct loading *l, const struct gguf_tens
         {W_FFN_NORM, 1, &layer->ffn_norm},   {W_FFN_POST_NORM, 1, &layer->ffn_post_norm},
     };
     for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++)
-        if (load_vector(m, t + vectors[i].first, vectors[i].n, vectors[i].out, err) != 0)
+        if (load_vector(m, l, t + vectors[i].first, vectors[i].n, vectors[i].out, err) != 0)
             return -1;
     if (load_matrix(m, l, t + W_Q, 3, &layer->qkv, err) != 0 || load_matrix(m, l, t + W_O, 1, &layer->o, err) != 0 ||
         load_pair(m, l, t[W_GATE], t[W_UP], &layer->gate_up, err) != 0 || load_matrix(m, l, t + W_DOWN, 1, &layer->down, err) != 0)
@@ -296,7 +301,7 @@ static int load_weights(struct model *m, struct loading *l, struct err *err)
     for (int i = 0; i < t->hp.n_layers; i++)
         if (load_layer(m, l, m->weights.layers[i].t, &t->layers[i], err) != 0)
             return -1;
-    if (load_vector(m, once + W_OUT_NORM, 1, &t->out_norm, err) != 0)
+    if (load_vector(m, l, once + W_OUT_NORM, 1, &t->out_norm, err) != 0)
         return -1;
     if (once[W_OUTPUT] != NULL && load_matrix(m, l, once + W_OUTPUT, 1, &t->output, err) != 0)
         return -1;
@@ -337,7 +342,7 @@ int model_load(struct model *m, const struct model_options *opt, struct err *err
     assert(!m->loaded && m->t.be == NULL && m->file != NULL);
     assert(opt->n_threads >= 1 && opt->n_pages >= 1);
     assert(opt->max_out >= 1 && opt->max_out <= opt->max_rows);
-    if (hash_file(m, &l, err) != 0 || init_rope(m, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 || load_weights(m, &l, err) != 0)
+    if (hash_file(m, &l, err) != 0 || init_rope(m, &l, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 || load_weights(m, &l, err) != 0)
         return -1;
     if (!gguf_unchanged(m->file))
         return err_set(err, ERR_IO, "the model file was changed while it was loaded");

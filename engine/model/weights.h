@@ -49,7 +49,7 @@ struct weights {
     int n_layers;
     struct layer_tensors *layers; /* [n_layers] */
     struct layer_tensors once;
-    uint64_t n_params, n_bytes;   /* of the tensors in use */
+    uint64_t n_params, n_bytes; /* of the tensors in use */
 };
 
 /* n_vocab of *hp is set from the embedding's rows; everything else in it must be set. */

@@ -1,6 +1,6 @@
-/* The runner's promise: the scores of a row depend on its sequence's tokens up to there and on nothing else. So logits are compared bit by bit, on the
- * real SmolLM2, the toy and the tiny models of every family and type: for steps of 1, 7, 64 and 512 rows, one sequence alone or mixed with others of other
- * ages, any page order, a copied page, 1 and 2 threads, and each instruction set forced over the whole model. */
+/* The runner's promise: the scores of a row depend on its sequence's tokens up to there and on nothing else. So logits are compared bit by bit, on
+ * the real SmolLM2, the toy and the tiny models of every family and type: for steps of 1, 7, 64 and 512 rows, one sequence alone or mixed with others
+ * of other ages, any page order, a copied page, 1 and 2 threads, and each instruction set forced over the whole model. */
 #include "tests/engine/model/run.h"
 
 #define SMOLLM2 "models/smollm2-135m-instruct-q4_1.gguf"
