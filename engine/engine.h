@@ -34,7 +34,7 @@ struct engine_options {
     /* Called from the opening thread while loading: 0 <= done <= total bytes. May be NULL. */
     void (*progress)(void *arg, uint64_t done, uint64_t total);
     void *progress_arg;
-    const volatile bool *stop_loading; /* set to true by anyone: engine_open gives up with ERR_STOPPING. May be NULL. */
+    const _Atomic bool *stop_loading; /* set to true by anyone: engine_open gives up with ERR_STOPPING. May be NULL. */
 };
 
 /* Fixed after open. Strings live until engine_close. */

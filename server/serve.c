@@ -56,7 +56,7 @@ struct serve {
     bool hung;
     uint64_t drain_from_ms, cancel_from_ms;
     /* the loader's */
-    volatile bool stop_loading;
+    _Atomic bool stop_loading;
     struct engine *loaded_engine;
     struct err load_err;
     _Atomic uint64_t load_done, load_total;
@@ -274,9 +274,7 @@ static void serve_end(struct serve *s, int status)
 static void serve_on_loaded(uv_async_t *a)
 {
     struct serve *s = a->data;
-    if (s->loaded_engine == NULL && s->load_err.code == ERR_NONE)
-        return; /* a wake without news */
-    uv_thread_join(&s->loader);
+    uv_thread_join(&s->loader); /* waking us was the last thing it did */
     s->engine = s->loaded_engine;
     if (s->terminal)
         fputs("\r\033[K", stderr);

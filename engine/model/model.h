@@ -42,7 +42,7 @@ struct model_options {
     int n_pages;        /* KV pages of KV_PAGE positions */
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes; may be NULL */
     void *progress_arg;
-    const volatile bool *stop_loading; /* true: give up with ERR_STOPPING; may be NULL */
+    const _Atomic bool *stop_loading; /* true: give up with ERR_STOPPING; may be NULL */
 };
 
 /* ERR_IO, ERR_FORMAT, ERR_UNSUPPORTED or ERR_NOMEM. */

@@ -336,7 +336,7 @@ def test_a_client_that_leaves_is_noticed_while_running_and_while_queued(start, h
     queued.close()
 
 
-def test_a_thousand_clients_that_leave_at_once(start):
+def test_five_hundred_clients_that_leave_at_once(start):
     d = start("--queue", 2000, model=SMOLLM2)
     crowd = []
     for i in range(500):
