@@ -63,6 +63,14 @@ struct completion {
 
 /* ---- start ---- */
 
+/* The 16 that stand for an absent max_tokens are no promise and end at the context. A number that was asked for is refused where it does not fit. */
+static int completion_max_tokens(const struct completion *c, size_t n_prompt)
+{
+    size_t n_ctx = (size_t)c->call->app->info->n_ctx, room = n_prompt < n_ctx ? n_ctx - n_prompt : 1;
+    bool asked = c->head.chat || json_is_integer(json_object_get(c->api->root, "max_tokens"));
+    return asked || (size_t)c->api->max_tokens <= room ? c->api->max_tokens : (int)room;
+}
+
 static struct engine_request completion_request(const struct completion *c, struct completion_part *part)
 {
     const struct api_request *api = c->api;
@@ -72,7 +80,7 @@ static struct engine_request completion_request(const struct completion *c, stru
     r.prompt = p->ids[part->prompt_idx].ids;
     r.n_prompt = p->ids[part->prompt_idx].n;
     r.n_choices = api->n_choices;
-    r.max_tokens = api->max_tokens;
+    r.max_tokens = completion_max_tokens(c, r.n_prompt);
     r.min_tokens = api->min_tokens;
     r.ignore_eos = api->ignore_eos;
     r.n_logprobs = api->n_logprobs;

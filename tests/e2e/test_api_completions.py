@@ -204,3 +204,5 @@ def test_a_prompt_beyond_the_context_is_told_the_numbers(start):
     with pytest.raises(openai.BadRequestError) as e:
         d.client().completions.create(model="", prompt="word " * 50, max_tokens=250)
     assert e.value.code == "context_length_exceeded" and e.value.param == "max_tokens"
+    r = d.post("/v1/completions", {"prompt": [5] * 250, "ignore_eos": True}).json()
+    assert r["usage"]["total_tokens"] == 256 and r["choices"][0]["finish_reason"] == "length"

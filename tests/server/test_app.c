@@ -453,6 +453,25 @@ static void large_bodies_are_prepared_off_the_loop(void **state)
     close_exchange(x);
 }
 
+static void an_absent_limit_ends_at_the_context_and_an_asked_one_does_not_shrink(void **state)
+{
+    (void)state;
+    char body[FAKE_N_CTX + 100];
+    const char *ends[] = {"\"}", "\",\"max_tokens\":16}"};
+    const int limits[] = {4, 16};
+    for (size_t i = 0; i < 2; i++) {
+        size_t at = (size_t)sprintf(body, "{\"prompt\":\"");
+        memset(body + at, 'a', FAKE_N_CTX - 5);
+        strcpy(body + at + FAKE_N_CTX - 5, ends[i]);
+        struct http_exchange *x = post("/v1/completions", body);
+        assert_int_equal(fake.requests[i].r.max_tokens, limits[i]);
+        fake_choice(i, 0, ENGINE_FINISH_LENGTH);
+        fake_end(i, ENGINE_FINISH_LENGTH, 0);
+        hear();
+        close_exchange(x);
+    }
+}
+
 static void a_client_that_leaves_during_preparation_leaves_nothing_behind(void **state)
 {
     (void)state;
@@ -564,6 +583,7 @@ int main(void)
         T(a_fault_of_one_prompt_cancels_the_others),
         T(a_client_that_leaves_is_cancelled_and_hears_no_more),
         T(large_bodies_are_prepared_off_the_loop),
+        T(an_absent_limit_ends_at_the_context_and_an_asked_one_does_not_shrink),
         T(a_client_that_leaves_during_preparation_leaves_nothing_behind),
         T(a_full_queue_is_429_with_retry_after_and_nothing_admitted),
         T(a_prompt_that_never_fits_is_400_with_openais_code),
