@@ -7,3 +7,8 @@ void attend_avx512(const struct attend_job *j, float *scratch)
 {
     simd_attend(j, scratch);
 }
+
+void attend_merge_avx512(const float *partials, int n, int head_dim, int v_stride, float *out)
+{
+    lanes_attend_finish(partials, n, head_dim, v_stride, out);
+}

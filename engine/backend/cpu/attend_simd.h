@@ -22,6 +22,7 @@ struct queries {
     int n;
     const float *q[VF_QUERIES];
     float *out[VF_QUERIES];
+    float *partial[VF_QUERIES];                /* where its first chunk's partial belongs, or NULL */
     int first[VF_QUERIES], last[VF_QUERIES]; /* visible positions */
     int lo[VF_QUERIES], hi[VF_QUERIES];      /* visible keys of the current chunk; lo > hi: none */
     bool started[VF_QUERIES];
@@ -146,9 +147,17 @@ ALWAYS_INLINE void chunk_values(const int n, struct queries *s, const uint16_t *
         add_stretch(1, s, i, v, v_stride, to + 1, s->hi[i], NULL);
 }
 
-static void merge(struct queries *s, int i, float m, float l, int v_stride)
+/* Chunk number `chunk` of those that query i sees is done: it becomes a partial or joins the running result. */
+static void merge(struct queries *s, int i, int chunk, float m, float l, int v_stride)
 {
     float *o = s->o + (size_t)i * (size_t)v_stride, *run = s->run + (size_t)i * (size_t)v_stride;
+    if (s->partial[i] != NULL) {
+        float *p = s->partial[i] + (size_t)chunk * partial_floats(v_stride);
+        memcpy(p, o, (size_t)v_stride * sizeof *o);
+        p[v_stride] = m;
+        p[v_stride + 1] = l;
+        return;
+    }
     if (!s->started[i]) {
         s->started[i] = true;
         s->m[i] = m;
@@ -176,7 +185,8 @@ ALWAYS_INLINE void pass(const int n, struct queries *s, const struct attend_job 
         last = s->last[i] > last ? s->last[i] : last;
         s->started[i] = false;
     }
-    for (int c = first / KV_PAGE; c <= last / KV_PAGE; c++) {
+    bool parts = j->partials != NULL;
+    for (int c = parts ? j->chunk_first : first / KV_PAGE; c <= (parts ? j->chunk_last : last / KV_PAGE); c++) {
         const uint16_t *k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, *v = k + (size_t)j->head_dim * KV_PAGE;
         int most = 0;
         for (int i = 0; i < n; i++) {
@@ -193,9 +203,9 @@ ALWAYS_INLINE void pass(const int n, struct queries *s, const struct attend_job 
         chunk_values(n, s, v, j->v_stride, read_next(j, c, first, last));
         for (int i = 0; i < n; i++)
             if (s->lo[i] <= s->hi[i])
-                merge(s, i, m[i], l[i], j->v_stride);
+                merge(s, i, c - s->first[i] / KV_PAGE, m[i], l[i], j->v_stride);
     }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && !parts; i++) {
         float inverse = 1.0f / s->l[i];
         for (int d = 0; d < j->head_dim; d++)
             s->out[i][d] = s->run[(size_t)i * (size_t)j->v_stride + (size_t)d] * inverse;
@@ -232,6 +242,7 @@ static void simd_attend(const struct attend_job *j, float *scratch)
             s.out[i] = j->out + (size_t)row * j->out_stride + (size_t)head * (size_t)j->head_dim;
             s.first[i] = attend_first(j, row);
             s.last[i] = j->pos + row;
+            s.partial[i] = j->partials == NULL ? NULL : j->partials + (size_t)head * j->partials_stride;
         }
         pass_any(&s, j);
     }

@@ -87,7 +87,7 @@ static int kernels_choose(const char *device, const struct cpu_kernels **out, st
 
 size_t cpu_scratch_floats(const struct backend_shape *shape)
 {
-    size_t attend = CPU_QUERIES * (KV_PAGE + 2 * round_up((size_t)shape->head_dim, 16)), tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
+    size_t attend = CPU_QUERIES * (KV_PAGE + 2 * round_up((size_t)shape->head_dim, 16)) + 64, tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
     size_t row = round_up((size_t)shape->d_model, CPU_STRIPE) + CPU_STRIPE;
     size_t need = attend > tiles ? attend : tiles;
     return round_up((need > row ? need : row) + 64, 1024);
@@ -131,6 +131,8 @@ static void carve_all(struct cpu *c, struct carver *w)
     c->t = carve(w, rows * (size_t)c->t_cols, sizeof(float));
     c->scores = carve(w, out * (size_t)c->scores_stride, sizeof(float));
     c->block_max = carve(w, out * (size_t)c->n_score_blocks, sizeof(float));
+    c->n_partials = (size_t)s->n_pages * (size_t)s->n_head * partial_floats(c->v_stride);
+    c->partials = carve(w, c->n_partials, sizeof *c->partials);
     c->groups = carve(w, rows + 1, sizeof *c->groups);
     carve_operand(w, &c->a, s->d_model, s->max_rows);
     carve_operand(w, &c->oo, s->n_head * s->head_dim, s->max_rows);

@@ -84,7 +84,18 @@ struct attend_job {
     const int32_t *pages;        /* of the sequence */
     uint16_t *layer_kv;          /* page p, this kv head: layer_kv + p * page_elems */
     size_t page_elems;           /* distance of two pages */
+    /* NULL: all chunks are computed, merged and finished. Else only chunks chunk_first .. chunk_last of the one row are computed, and chunk c of
+     * head h is left at partials + h * partials_stride + (c - first chunk seen) * partial_floats(v_stride). */
+    float *partials;
+    size_t partials_stride;
+    int chunk_first, chunk_last;
 };
+
+/* A chunk's result by itself: maximum, sum, values. */
+static inline size_t partial_floats(int v_stride)
+{
+    return (size_t)v_stride + 16; /* m and l at v_stride and v_stride + 1 */
+}
 
 /* First position that row i of a job sees. */
 static inline int attend_first(const struct attend_job *j, int i)
@@ -108,6 +119,8 @@ struct cpu_kernels {
     void (*rotate)(float *x, int rope_dims, bool neox, const float *cs);
     void (*to_f16)(const float *x, int n, uint16_t *out);
     void (*attend)(const struct attend_job *job, float *scratch);
+    /* Merges n consecutive partials of a head and finishes them. */
+    void (*attend_merge)(const float *partials, int n, int head_dim, int v_stride, float *out);
     float (*max)(const float *x, int n); /* NaN if one is */
 };
 
@@ -149,6 +162,8 @@ struct cpu {
     const struct batch *batch; /* of the step */
     int32_t *groups;           /* [n_groups + 1] rows whose attention is computed together: consecutive positions of a sequence */
     int n_groups;
+    float *partials;           /* [n_partials] of attention split over threads */
+    size_t n_partials;
     const float *const *cs;
     int n_tables;
     atomic_bool fault; /* a value was not finite; sticky */

@@ -381,36 +381,104 @@ struct attend_step {
     struct cpu *c;
     const struct attend_params *p;
     int needs;
+    int n_pieces;   /* each item is cut into so many ranges of chunks; 1: it is not */
+    int max_chunks; /* of a row, where it is */
 };
+
+static struct attend_job attend_job_of(const struct attend_step *j, int group, int head)
+{
+    struct cpu *c = j->c;
+    const struct backend_shape *s = &c->shape;
+    const struct batch *b = c->batch;
+    int r = c->groups[group], heads = s->n_head / s->n_kv;
+    size_t head_at = (size_t)head * (size_t)heads * (size_t)s->head_dim;
+    return (struct attend_job){
+        .q = c->qkv + (size_t)r * (size_t)c->qkv_cols + head_at,
+        .out = c->o + (size_t)r * (size_t)c->o_cols + head_at,
+        .q_stride = (size_t)c->qkv_cols,
+        .out_stride = (size_t)c->o_cols,
+        .n_rows = c->groups[group + 1] - r,
+        .n_heads = heads,
+        .head_dim = s->head_dim,
+        .v_stride = c->v_stride,
+        .pos = b->pos[r],
+        .window = j->p->window,
+        .scale = j->p->scale,
+        .pages = b->pages[b->seq[r]],
+        .layer_kv = kv_of(c, j->p->layer, 0, head),
+        .page_elems = c->page_elems,
+    };
+}
 
 /* Items are (group of rows, kv head), head-minor: neighbours share the sequence. */
 static void attend_items(void *ctx, int thread, int first, int last)
 {
     const struct attend_step *j = ctx;
-    struct cpu *c = j->c;
-    const struct backend_shape *s = &c->shape;
-    const struct batch *b = c->batch;
+    int n_kv = j->c->shape.n_kv;
     for (int i = first; i < last; i++) {
-        int r = c->groups[i / s->n_kv], h = i % s->n_kv;
-        size_t head_at = (size_t)h * (size_t)(s->n_head / s->n_kv) * (size_t)s->head_dim;
-        struct attend_job job = {
-            .q = c->qkv + (size_t)r * (size_t)c->qkv_cols + head_at,
-            .out = c->o + (size_t)r * (size_t)c->o_cols + head_at,
-            .q_stride = (size_t)c->qkv_cols,
-            .out_stride = (size_t)c->o_cols,
-            .n_rows = c->groups[i / s->n_kv + 1] - r,
-            .n_heads = s->n_head / s->n_kv,
-            .head_dim = s->head_dim,
-            .v_stride = c->v_stride,
-            .pos = b->pos[r],
-            .window = j->p->window,
-            .scale = j->p->scale,
-            .pages = b->pages[b->seq[r]],
-            .layer_kv = kv_of(c, j->p->layer, 0, h),
-            .page_elems = c->page_elems,
-        };
+        struct attend_job job = attend_job_of(j, i / n_kv, i % n_kv);
+        j->c->k->attend(&job, j->c->scratch[thread]);
+    }
+}
+
+/* The partials of a row's query head. */
+static float *partials_of(const struct attend_step *j, int row, int head)
+{
+    struct cpu *c = j->c;
+    return c->partials + ((size_t)row * (size_t)c->shape.n_head + (size_t)head) * (size_t)j->max_chunks * partial_floats(c->v_stride);
+}
+
+static int first_chunk(const struct attend_step *j, int pos)
+{
+    return j->p->window > 0 && pos >= j->p->window ? (pos - j->p->window + 1) / KV_PAGE : 0;
+}
+
+/* Items are (row, kv head, range of chunks). */
+static void attend_pieces(void *ctx, int thread, int first, int last)
+{
+    const struct attend_step *j = ctx;
+    struct cpu *c = j->c;
+    int n_kv = c->shape.n_kv;
+    for (int i = first; i < last; i++) {
+        int piece = i % j->n_pieces, head = i / j->n_pieces % n_kv, row = i / j->n_pieces / n_kv;
+        struct attend_job job = attend_job_of(j, row, head);
+        int c0 = first_chunk(j, job.pos), n = job.pos / KV_PAGE + 1 - c0;
+        job.partials = partials_of(j, row, head * job.n_heads);
+        job.partials_stride = (size_t)j->max_chunks * partial_floats(c->v_stride);
+        job.chunk_first = c0 + n * piece / j->n_pieces;
+        job.chunk_last = c0 + n * (piece + 1) / j->n_pieces - 1;
         c->k->attend(&job, c->scratch[thread]);
     }
+}
+
+static void merge_heads(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct attend_step *j = ctx;
+    struct cpu *c = j->c;
+    for (int i = first; i < last; i++) {
+        int row = i / c->shape.n_head, head = i % c->shape.n_head, pos = c->batch->pos[row];
+        float *out = c->o + (size_t)row * (size_t)c->o_cols + (size_t)head * (size_t)c->shape.head_dim;
+        c->k->attend_merge(partials_of(j, row, head), pos / KV_PAGE + 1 - first_chunk(j, pos), c->shape.head_dim, c->v_stride, out);
+    }
+}
+
+/* Few rows on many threads: chunks are independent until they are merged, so their ranges are items too. Decides whether that pays and fits. */
+static bool attend_splits(struct attend_step *j)
+{
+    struct cpu *c = j->c;
+    const struct batch *b = c->batch;
+    int n_items = b->n_rows * c->shape.n_kv, want = 4 * c->shape.n_threads;
+    if (c->shape.n_threads == 1 || c->n_groups != b->n_rows || n_items >= want)
+        return false;
+    j->max_chunks = 0;
+    for (int r = 0; r < b->n_rows; r++) {
+        int n = b->pos[r] / KV_PAGE + 1 - first_chunk(j, b->pos[r]);
+        j->max_chunks = n > j->max_chunks ? n : j->max_chunks;
+    }
+    j->n_pieces = min_int((want + n_items - 1) / n_items, j->max_chunks);
+    size_t need = (size_t)b->n_rows * (size_t)c->shape.n_head * (size_t)j->max_chunks * partial_floats(c->v_stride);
+    return j->n_pieces > 1 && need <= c->n_partials;
 }
 
 static void requantise_rows(void *ctx, int thread, int first, int last)
@@ -428,9 +496,14 @@ void cpu_attend(struct backend *be, const struct attend_params *p, const struct 
     struct cpu *c = cpu_of(be);
     assert(p->layer >= 0 && p->layer < c->shape.n_layers);
     assert(consumer->n_cols == c->oo.n_cols);
-    struct attend_step job = {c, p, consumer->needs};
-    int n_items = c->n_groups * c->shape.n_kv, grain = n_items / (c->shape.n_threads * 8);
-    pool_run(c->pool, n_items, grain > 0 ? grain : 1, attend_items, &job);
+    struct attend_step job = {c, p, consumer->needs, 1, 0};
+    if (attend_splits(&job)) {
+        pool_run(c->pool, c->batch->n_rows * c->shape.n_kv * job.n_pieces, 1, attend_pieces, &job);
+        run_rows(c, c->batch->n_rows * c->shape.n_head, job.max_chunks * c->v_stride, merge_heads, &job);
+    } else {
+        int n_items = c->n_groups * c->shape.n_kv, grain = n_items / (c->shape.n_threads * 8);
+        pool_run(c->pool, n_items, grain > 0 ? grain : 1, attend_items, &job);
+    }
     run_rows(c, c->batch->n_rows, c->o_cols, requantise_rows, &job);
 }
 

@@ -24,5 +24,6 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .rotate = simd_rotate,
     .to_f16 = simd_to_f16,
     .attend = attend_avx2,
+    .attend_merge = attend_merge_avx2,
     .max = simd_max,
 };

@@ -22,5 +22,6 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .rotate = simd_rotate,
     .to_f16 = simd_to_f16,
     .attend = attend_avx512,
+    .attend_merge = attend_merge_avx512,
     .max = simd_max,
 };

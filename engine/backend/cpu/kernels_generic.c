@@ -108,25 +108,32 @@ static void attend_chunk(const struct attend_job *j, const float *q, const struc
     *l_out = num_fold64(p);
 }
 
-/* One head of row i. */
-static void attend_query(const struct attend_job *j, int i, const float *q, float *scratch, float *out)
+/* Chunk c of one head of row i, into a partial. */
+static void attend_partial(const struct attend_job *j, int i, int c, const float *q, float *partial)
 {
     int first = attend_first(j, i), last = j->pos + i;
+    uint16_t *kv = j->layer_kv + (size_t)j->pages[c] * j->page_elems;
+    struct kv_page page = {kv, kv + (size_t)j->head_dim * KV_PAGE};
+    int lo = first > c * KV_PAGE ? first - c * KV_PAGE : 0;
+    int hi = last < c * KV_PAGE + KV_PAGE - 1 ? last - c * KV_PAGE : KV_PAGE - 1;
+    attend_chunk(j, q, &page, lo, hi, &partial[j->v_stride], &partial[j->v_stride + 1], partial);
+}
+
+/* One head of row i, all its chunks. */
+static void attend_query(const struct attend_job *j, int i, const float *q, float *scratch, float *out)
+{
+    int c0 = attend_first(j, i) / KV_PAGE;
     float m_run = 0.0f, l_run = 0.0f;
-    for (int c = first / KV_PAGE; c <= last / KV_PAGE; c++) {
-        uint16_t *kv = j->layer_kv + (size_t)j->pages[c] * j->page_elems;
-        struct kv_page page = {kv, kv + (size_t)j->head_dim * KV_PAGE};
-        int lo = first > c * KV_PAGE ? first - c * KV_PAGE : 0;
-        int hi = last < c * KV_PAGE + KV_PAGE - 1 ? last - c * KV_PAGE : KV_PAGE - 1;
-        float m, l;
-        attend_chunk(j, q, &page, lo, hi, &m, &l, scratch);
-        if (c == first / KV_PAGE) {
-            m_run = m;
-            l_run = l;
-            memcpy(out, scratch, (size_t)j->head_dim * sizeof *out);
-        } else {
+    for (int c = c0; c <= (j->pos + i) / KV_PAGE; c++) {
+        attend_partial(j, i, c, q, scratch);
+        float m = scratch[j->v_stride], l = scratch[j->v_stride + 1];
+        if (c > c0) {
             lanes_attend_merge(m, l, scratch, j->head_dim, &m_run, &l_run, out);
+            continue;
         }
+        m_run = m;
+        l_run = l;
+        memcpy(out, scratch, (size_t)j->head_dim * sizeof *out);
     }
     float inverse = 1.0f / l_run;
     for (int d = 0; d < j->head_dim; d++)
@@ -135,11 +142,21 @@ static void attend_query(const struct attend_job *j, int i, const float *q, floa
 
 static void generic_attend(const struct attend_job *j, float *scratch)
 {
-    for (int i = 0; i < j->n_rows; i++)
-        for (int h = 0; h < j->n_heads; h++) {
-            size_t at = (size_t)h * (size_t)j->head_dim;
-            attend_query(j, i, j->q + (size_t)i * j->q_stride + at, scratch, j->out + (size_t)i * j->out_stride + at);
+    for (int h = 0; h < j->n_heads; h++) {
+        const float *q = j->q + (size_t)h * (size_t)j->head_dim;
+        float *out = j->out + (size_t)h * (size_t)j->head_dim;
+        for (int i = 0; i < j->n_rows && j->partials == NULL; i++)
+            attend_query(j, i, q + (size_t)i * j->q_stride, scratch, out + (size_t)i * j->out_stride);
+        for (int c = j->chunk_first; c <= j->chunk_last && j->partials != NULL; c++) {
+            size_t at = (size_t)(c - attend_first(j, 0) / KV_PAGE) * partial_floats(j->v_stride);
+            attend_partial(j, 0, c, q, j->partials + (size_t)h * j->partials_stride + at);
         }
+    }
+}
+
+static void generic_attend_merge(const float *partials, int n, int head_dim, int v_stride, float *out)
+{
+    lanes_attend_finish(partials, n, head_dim, v_stride, out);
 }
 
 const struct cpu_kernels cpu_kernels_generic = {
@@ -154,5 +171,6 @@ const struct cpu_kernels cpu_kernels_generic = {
     .rotate = generic_rotate,
     .to_f16 = generic_to_f16,
     .attend = generic_attend,
+    .attend_merge = generic_attend_merge,
     .max = generic_max,
 };

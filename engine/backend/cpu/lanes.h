@@ -139,4 +139,18 @@ static inline void lanes_attend_merge(float m, float l, const float *restrict o,
     *m_run = top;
 }
 
+/* n partials of a head (cpu.h), ascending, to its result. */
+static inline void lanes_attend_finish(const float *partials, int n, int head_dim, int v_stride, float *restrict out)
+{
+    float m_run = partials[v_stride], l_run = partials[v_stride + 1];
+    memcpy(out, partials, (size_t)head_dim * sizeof *out);
+    for (int i = 1; i < n; i++) {
+        const float *p = partials + (size_t)i * partial_floats(v_stride);
+        lanes_attend_merge(p[v_stride], p[v_stride + 1], p, head_dim, &m_run, &l_run, out);
+    }
+    float inverse = 1.0f / l_run;
+    for (int d = 0; d < head_dim; d++)
+        out[d] *= inverse;
+}
+
 #endif
