@@ -392,12 +392,25 @@ def test_at_the_connection_limit_others_wait_and_are_served(start):
     held = [d.connect() for _ in range(4)]
     waiting = d.connect()
     waiting.sendall(GET + END)
-    assert read_all(waiting, quiet=0.5) == (b"", False)
+    assert_idle(d, 0.5)
+    assert read_all(waiting, quiet=0.2) == (b"", False)
     # The places become free by timeout alone, with nobody else to wake the server.
     assert b"200" in read_until(waiting, b"}")
     for s in (*held, waiting):
         s.close()
     assert d.get("/health").status_code == 200
+
+
+def test_out_of_descriptors_it_waits_and_recovers(start):
+    d = start(model=TOY, prefix=("prlimit", "--nofile=80:80"))
+    crowd = [d.connect() for _ in range(120)]
+    time.sleep(0.3)
+    assert_idle(d)
+    for s in crowd:
+        s.close()
+    assert d.get("/health", timeout=10).status_code == 200
+    assert "files may be open" in d.log()
+    assert_idle(d)
 
 
 def test_a_reader_that_stops_reading_is_cut_off(start):
