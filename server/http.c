@@ -218,13 +218,21 @@ static bool http_is_over_time(const struct http *h, const struct http_conn *c, u
            now - x->progress_ms > (uint64_t)h->opt.write_stall_s * 1000;
 }
 
+/* MHD forgets an end of input that came together with the last bytes it has read: its epoll is edge-triggered, and a short read ends its interest.
+ * One look a sweep at those who owe us a request. */
+static bool http_has_left(const struct http_conn *c)
+{
+    char byte;
+    return c->phase != HTTP_BUSY && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 static void http_on_sweep(uv_timer_t *t)
 {
     struct http *h = t->data;
     uint64_t now = uv_now(h->loop);
     bool any = false;
     for (struct http_conn *c = h->conns.next; c != &h->conns; c = c->next) {
-        if (c->cut || !http_is_over_time(h, c, now))
+        if (c->cut || (!http_is_over_time(h, c, now) && !http_has_left(c)))
             continue;
         c->cut = true;
         any = true;

@@ -365,6 +365,21 @@ static void test_a_client_that_leaves_is_noticed(void **state)
     site_close(s);
 }
 
+static void test_an_end_that_comes_with_the_last_bytes_is_noticed(void **state)
+{
+    (void)state;
+    struct site *s = site_open(usual());
+    const char half[] = POST("/echo", "1000") "half of it";
+    for (int i = 0; i < 8; i++) {
+        int fd = dial(s);
+        assert_int_equal(send(fd, half, sizeof half - 1, MSG_NOSIGNAL | MSG_MORE), sizeof half - 1); /* leaves with the FIN, in one segment */
+        close(fd);
+    }
+    wait_for(&s->n_accepted, 8);
+    wait_for(&s->n_closed, 8);
+    site_close(s);
+}
+
 static void test_deadlines_and_stalls_end_connections(void **state)
 {
     (void)state;
@@ -513,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_streams_leave_the_connection_usable),
         cmocka_unit_test(test_a_slow_reader_pauses_its_stream_and_gets_all),
         cmocka_unit_test(test_a_client_that_leaves_is_noticed),
+        cmocka_unit_test(test_an_end_that_comes_with_the_last_bytes_is_noticed),
         cmocka_unit_test(test_deadlines_and_stalls_end_connections),
         cmocka_unit_test(test_at_the_connection_limit_the_next_waits_for_a_place),
         cmocka_unit_test(test_refuses_what_is_too_large),
