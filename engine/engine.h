@@ -211,7 +211,8 @@ struct engine_stats {
     int n_pages_used, n_pages_cached, n_pages;
     uint64_t prompt_tokens, generation_tokens; /* computed, since open */
     uint64_t prefix_queries, prefix_hits;      /* tokens */
-    uint64_t preemptions, steps, paused;
+    uint64_t preemptions, steps;
+    uint64_t paused;        /* sequences, at present */
     uint64_t last_step_ms;  /* CLOCK_MONOTONIC of the end of the last step, for the watchdog; 0: none yet */
     bool idle;              /* nothing to compute */
     bool faulted;

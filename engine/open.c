@@ -1,8 +1,8 @@
-/* open.c: engine_open: from a model file and a machine to an engine.
+/* open.c: engine_open, from a model file and a machine to an engine.
  *
  * The plan: threads are the physical cores that the process may use; the context is what the model was trained for unless the options say less; the
- * KV pool is what max_seqs sequences of a whole context would take, but at most a quarter of the memory that is left beside the weights. So the pool
- * may be smaller than the sum of all contexts: that is the normal case, and preemption takes care of it. */
+ * KV pool is what max_seqs sequences of a whole context would take, but at most a quarter of the memory that is left beside the weights. So the
+ * pool may be smaller than the sum of all contexts: that is the normal case, and preemption takes care of it. */
 #include "engine/engine.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8

@@ -2,8 +2,8 @@
  *
  * A turn is engine_take (commands since the last turn) and engine_step. A step's rows come from the scheduler, its scores from the runner; each
  * wanted row either scores a prompt token (row p scores token p+1) or yields the next token of its sequence. A drawn token is appended, fed to the
- * detokeniser and judged in one order: end token or stop id, stop string, length. What it says to the loop is one TEXT event, or CHOICE when it was
- * the last; the request's END follows its last CHOICE. Cancel, fault and a natural end meet in end_choice.
+ * detokeniser and judged in one order: end token or stop id, stop string, length. What it says to the loop is one TEXT event, or CHOICE when it
+ * was the last; the request's END follows its last CHOICE. Cancel, fault and a natural end meet in end_choice.
  *
  * Nothing here allocates: a request brought its memory along, events live in the mailbox. No clock reaches a decision; times are for figures. */
 #include <assert.h>
@@ -279,17 +279,16 @@ static void fault(struct engine *e)
         cut_request(e->live, ENGINE_FINISH_ERROR);
 }
 
-/* Milliseconds until the running sequence with the least to go has drawn all it may. */
-static double first_end_ms(const struct engine *e)
+/* Milliseconds until the first of the step's sequences will have drawn all it may. */
+static double first_end_ms(const struct engine *e, const struct sched_step *step)
 {
     int least = 0;
-    for (const struct request *r = e->live; r != NULL; r = r->next)
-        for (int i = 0; i < r->n_choices; i++) {
-            const struct choice *c = &r->choices[i];
-            int left = c->max_new - c->n_output;
-            if (!c->done && c->seq.state == SEQ_RUNNING && (least == 0 || left < least))
-                least = left;
-        }
+    for (int i = 0; i < step->batch.n_seqs; i++) {
+        const struct choice *c = step->items[i].seq->owner;
+        int left = c->max_new - c->n_output;
+        if (!c->done && (least == 0 || left < least))
+            least = left;
+    }
     return (double)least * e->step_ms;
 }
 
@@ -307,7 +306,8 @@ static void update_figures(struct engine *e)
     stats->n_pages_used = kvpool_n_held(e->pool);
     stats->n_pages_cached = kvpool_n_cached(e->pool);
     stats->idle = !sched_has_work(e->sched);
-    e->figures.first_end_ms = first_end_ms(e);
+    if (stats->idle)
+        e->last_end_ms = 0; /* the time until the next end will be no sign of the rate */
 }
 
 void engine_step(struct engine *e)
@@ -334,6 +334,7 @@ void engine_step(struct engine *e)
             e->figures.stats.steps++;
             e->figures.stats.last_step_ms = engine_now_ms();
             e->step_ms = mean(e->step_ms, (double)(e->figures.stats.last_step_ms - begin));
+            e->figures.first_end_ms = first_end_ms(e, &step);
         }
     }
     update_figures(e);

@@ -94,8 +94,7 @@ static int check_context(const struct engine *e, const struct engine_request *q,
     size_t n_ctx = (size_t)e->info.n_ctx;
     if (q->n_prompt < 1)
         return err_set_param(err, ERR_INVALID, "prompt", "prompt has no tokens");
-    /* With nothing to draw the prompt may fill the context; else one position must be left. */
-    if (q->n_prompt > n_ctx || (q->n_prompt == n_ctx && q->max_tokens != 0))
+    if (q->n_prompt >= n_ctx)
         return err_set_param(err, ERR_CONTEXT, "prompt", "prompt is %zu tokens; the context holds %zu", q->n_prompt, n_ctx);
     if (q->max_tokens >= 0 && (size_t)q->max_tokens > n_ctx - q->n_prompt)
         return err_set_param(err, ERR_CONTEXT, "max_tokens", "prompt is %zu tokens and max_tokens is %d, together %zu; the context holds %zu",

@@ -1,7 +1,7 @@
 /* rows.h: sums over the vocabulary, in one frozen order on every instruction set.
  *
- * A row is n_vocab raw f32 logits. Log-probabilities and the draw need its maximum and the sum of the exponentials; both walk the row once per token,
- * so they are vectorised, and since they reach output bits their order is fixed:
+ * A row is n_vocab raw f32 logits. Log-probabilities and the draw need its maximum and the sum of the exponentials; both walk the row once per
+ * token, so they are vectorised, and since they reach output bits their order is fixed:
  *
  *   blocks   of ROWS_BLOCK ids, ascending, the last one short
  *   lanes    within a block, id mod 16; each lane adds num_exp_f32((x - max) * scale) in f32, ascending in id; a missing id adds nothing

@@ -37,6 +37,7 @@ static float avx2_max(const float *x, int n)
         m = _mm256_max_ps(_mm256_loadu_ps(x + i), m);
     float lane[8], max = -INFINITY;
     _mm256_storeu_ps(lane, m);
+    _mm256_zeroupper(); /* compilers leave it out at -O1, and every scalar operation after that pays */
     for (int j = 0; j < 8; j++)
         max = lane[j] > max ? lane[j] : max;
     for (; i < n; i++)
@@ -87,6 +88,7 @@ static double avx2_sum_exp(const float *x, int n, float max, float scale, float 
             block_sums[begin / ROWS_BLOCK] = block;
         total += (double)block;
     }
+    _mm256_zeroupper();
     return total;
 }
 

@@ -47,7 +47,9 @@ static float avx512_max(const float *x, int n)
     __m512 max = _mm512_set1_ps(-INFINITY);
     for (int i = 0; i < n; i += 16)
         max = _mm512_max_ps(_mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), tail_mask(n - i), x + i), max);
-    return _mm512_reduce_max_ps(max);
+    float largest = _mm512_reduce_max_ps(max);
+    _mm256_zeroupper(); /* compilers leave it out at -O1, and every scalar operation after that pays */
+    return largest;
 }
 
 static double avx512_sum_exp(const float *x, int n, float max, float scale, float *block_sums)
@@ -67,6 +69,7 @@ static double avx512_sum_exp(const float *x, int n, float max, float scale, floa
             block_sums[begin / ROWS_BLOCK] = sum;
         total += (double)sum;
     }
+    _mm256_zeroupper();
     return total;
 }
 

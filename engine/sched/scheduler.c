@@ -23,10 +23,10 @@
  *
  * Why it cannot deadlock. Waiting sequences are admitted strictly in order of arrival (but for paused ones and those whose leader is at work, which
  * step aside). Let O be the oldest sequence that is not paused. If O runs: it gets a decode row each step, or catch-up rows by rotation; a page it
- * asks for is always found, since whoever else holds pages can be preempted and the door (engine_submit) let O in only if the whole pool can hold it.
- * If O waits: nobody newer is admitted before it, paused holders are preempted for it, and those that run unpaused are finite, so their pages come
- * back. O is finite too, so it ends and the next one is the oldest. A follower steps aside only while its leader, which is older, still computes
- * the prompt.
+ * asks for is always found, since whoever else holds pages can be preempted and the door (engine_submit) let O in only if the whole pool can hold
+ * it. If O waits: nobody newer is admitted before it, paused holders are preempted for it, and those that run unpaused are finite, so their pages
+ * come back. O is finite too, so it ends and the next one is the oldest. A follower steps aside only while its leader, which is older, still
+ * computes the prompt.
  *
  * Writing. A row is written only to a private page (asserted): the cache gives whole pages below the first row to compute, a fork copies the part of
  * a page that it shares, and a page is published only when its last position is computed. */
@@ -258,7 +258,7 @@ static void grow(struct sched *s)
 
 /* ---- admission ---- */
 
-/* Whether the sequence may step aside at present: its leader computes the same prompt. */
+/* Whether the sequence steps aside: its leader computes the same prompt. */
 static bool follows(const struct seq *seq)
 {
     const struct seq *l = seq->leader;

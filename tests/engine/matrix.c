@@ -379,7 +379,7 @@ static struct aim take_aim(struct engine *e, sem_t *wake, const struct engine_re
         for (size_t i = 0; i < n; i++) {
             for (size_t k = 0; k < events[i].n_tokens && aim.n_ids < 64; k++)
                 aim.ids[aim.n_ids++] = events[i].tokens[k].id;
-            if (aim.n_text + events[i].n_text < sizeof aim.text) {
+            if (events[i].n_text > 0 && aim.n_text + events[i].n_text < sizeof aim.text) {
                 memcpy(aim.text + aim.n_text, events[i].text, events[i].n_text);
                 aim.n_text += events[i].n_text;
             }

@@ -80,10 +80,10 @@ static void read_text(struct engine *e)
 /* Twelve that differ in kind, and one that crowds the pool. */
 static void keep_few(void)
 {
-    static const char *const names[] = {"greedy, short", "greedy, two pages", "greedy, two pages again: full hit",
-                                        "greedy, long",  "sampled",           "all truncations",
-                                        "n=3",           "all penalties",     "echo and logprobs",
-                                        "logprobs 20",   "bias, sampled",     "stop string over tokens",
+    static const char *const names[] = {"greedy, short",  "greedy, two pages", "greedy, two pages again: full hit",
+                                        "greedy, long",   "sampled",           "all truncations",
+                                        "n=3",            "all penalties",     "echo and logprobs",
+                                        "logprobs 20",    "bias, sampled",     "stop string over tokens",
                                         "n=8, long output"};
     int n = 0;
     for (int i = 0; i < run.n_jobs; i++) {
@@ -172,12 +172,11 @@ static void prove(void **state)
 int model_proof_main(const struct model_proof *proof, int argc, char **argv)
 {
     static struct config configs[] = {
-        {.name = "all at once, chunk 512, cache, 2 threads: equal", .n_threads = 2, .chunk = 512, .max_seqs = 48, .cache = true},
-        {.name = "all at once, chunk 7, 1 thread: equal", .n_threads = 1, .chunk = 7, .max_seqs = 16},
-        {.name = "preempted, chunk 64, cache, 2 threads: equal", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true, .small_pool = true},
-        {.name = "cancellations around, chunk 64, cache, 2 threads: equal", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true,
-         .noise_seed = 1},
-        {.name = "alone, chunk 1, cache, 2 threads: equal", .n_threads = 2, .chunk = 1, .max_seqs = 4, .cache = true, .alone = true},
+        {.name = "all at once, chunk 512, cache, 2 threads", .n_threads = 2, .chunk = 512, .max_seqs = 48, .cache = true},
+        {.name = "all at once, chunk 7, 1 thread", .n_threads = 1, .chunk = 7, .max_seqs = 16},
+        {.name = "preempted, chunk 64, cache, 2 threads", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true, .small_pool = true},
+        {.name = "cancellations around, chunk 64, cache, 2 threads", .n_threads = 2, .chunk = 64, .max_seqs = 12, .cache = true, .noise_seed = 1},
+        {.name = "alone, chunk 1, cache, 2 threads", .n_threads = 2, .chunk = 1, .max_seqs = 4, .cache = true, .alone = true},
     };
     run.what = proof;
     run.path = proof->path;

@@ -158,7 +158,8 @@ static void story_take(struct story *s, const struct engine_event *event)
         s->logprobs[s->n_ids] = event->tokens[i].logprob;
         s->ids[s->n_ids++] = event->tokens[i].id;
     }
-    memcpy(s->text + s->n_text, event->text, event->n_text);
+    if (event->n_text > 0)
+        memcpy(s->text + s->n_text, event->text, event->n_text);
     s->n_text += event->n_text;
     if (event->type == ENGINE_CHOICE) {
         s->finish = event->finish;
