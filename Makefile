@@ -25,7 +25,7 @@ TEST_SRC   := $(shell find tests/engine tests/server -name 'test_*.c' 2>/dev/nul
 TESTS      := $(TEST_SRC:%.c=$(BUILD)/%)
 # Whole models under a sanitizer take too long to be of use; the toy model goes the same ways.
 MODEL_TESTS := test_invariance_ test_fidelity
-TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/cpu/test_*.c tests/server/test_*.c),\
+TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/cpu/test_*.c tests/server/test_*.c tests/server/chat/test_*.c),\
                 $(if $(strip $(foreach m,$(MODEL_TESTS),$(findstring $m,$t))),,$t))
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)

@@ -139,6 +139,8 @@ static int chat_variables(struct jrun *r, const struct chat_input *in, struct js
     struct jstr *bos = jstr_ref(r, in->bos_token, strlen(in->bos_token), true), *eos = jstr_ref(r, in->eos_token, strlen(in->eos_token), true);
     if (bos == NULL || eos == NULL)
         return -1;
+    if (!juni_valid(in->bos_token, bos->n) || !juni_valid(in->eos_token, eos->n))
+        return jrun_unsupported(r, "a BOS or EOS token that is not valid UTF-8 is not supported in chat templates");
     if (!json_is_array(in->messages))
         return jrun_fail(r, "the messages are not a list");
     if (chat_array(r, in->messages, 1, &messages) < 0 || (in->tools != NULL && chat_value(r, in->tools, 1, &tools) < 0))

@@ -37,7 +37,7 @@ struct chat_input {
 
 struct chat_limits {
     uint64_t max_steps;        /* evaluation steps */
-    int max_depth;             /* nesting of calls, macros and expressions; the C stack grows by about 1 KiB for each */
+    int max_depth;             /* nesting of calls, macros and expressions; each takes about half a KiB of the C stack */
     size_t max_output_bytes;   /* of the text, and of any string on the way to it */
     size_t max_memory_bytes;   /* of everything a render makes */
 };

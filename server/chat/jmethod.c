@@ -187,7 +187,7 @@ static int jmethod_find_in(struct jrun *r, struct jstr *s, uint16_t id, const st
     part[0] = v[1];
     part[1] = v[2];
     part[2] = jval_none();
-    if (jattr_slice(r, &whole, part, &whole) < 0 || jrun_spend_bytes(r, s->n) < 0)
+    if (jattr_slice(r, &whole, part, &whole) < 0 || jrun_spend_search(r, s->n, needle->n) < 0)
         return -1;
     struct jstr *in = whole.u.s;
     bool trusted = jstr_trusted(s) && jstr_trusted(needle);
@@ -268,7 +268,7 @@ static int jmethod_partition(struct jrun *r, struct jstr *s, uint16_t id, const 
     struct jseq *three = jseq_new(r, 3);
     if (call->n != 1 || call->n_kw != 0)
         return jrun_fail(r, "partition takes exactly one argument");
-    if (three == NULL || jmethod_str_arg(r, &call->v[0], &sep) < 0)
+    if (three == NULL || jmethod_str_arg(r, &call->v[0], &sep) < 0 || jrun_spend_search(r, s->n, sep->n) < 0)
         return -1;
     if (sep->n == 0)
         return jrun_fail(r, "empty separator");

@@ -126,6 +126,8 @@ int jparse_intern(struct jparse *p, const char *s, size_t n, uint32_t *id)
             return 0;
         }
     }
+    if (t->n_names == JPARSE_MAX_NAMES)
+        return jparse_fail(p, p->tok->line, ERR_UNSUPPORTED, "the template uses more than %d names", JPARSE_MAX_NAMES);
     if (t->n_names == t->names_cap) {
         size_t cap = t->names_cap == 0 ? 64 : t->names_cap * 2;
         struct jstr **names = jparse_alloc(p, cap * sizeof *names);

@@ -5,6 +5,7 @@
 #include "server/chat/jsyntax.h"
 
 #define JPARSE_MAX_DEPTH 120
+#define JPARSE_MAX_NAMES 4096 /* they are looked up one by one */
 
 /* A macro or call block whose body is being parsed. */
 struct jparse_macro {

@@ -149,15 +149,21 @@ struct jstr *jstr_sub(struct jrun *r, const struct jstr *s, size_t from, size_t 
     return sub;
 }
 
+/* Characters that begin in p[0, n): every byte but the continuation bytes of UTF-8. */
+static size_t jstr_count(const char *p, size_t n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += ((unsigned char)p[i] & 0xc0) != 0x80;
+    return count;
+}
+
 size_t jstr_n_chars(struct jstr *s)
 {
     assert(s->p != NULL);
-    if (s->n_chars != SIZE_MAX)
-        return s->n_chars;
-    size_t n = 0;
-    for (size_t i = 0; i < s->n; i += juni_length(s->p + i, s->n - i))
-        n++;
-    return n;
+    if (s->n_chars == SIZE_MAX) /* never of a constant, which threads share: the compiler has counted those */
+        s->n_chars = jstr_count(s->p, s->n);
+    return s->n_chars;
 }
 
 size_t jstr_byte_of(struct jstr *s, size_t char_idx)
@@ -165,17 +171,17 @@ size_t jstr_byte_of(struct jstr *s, size_t char_idx)
     if (jstr_n_chars(s) == s->n)
         return char_idx < s->n ? char_idx : s->n;
     size_t i = 0;
-    for (; char_idx > 0 && i < s->n; char_idx--)
-        i += juni_length(s->p + i, s->n - i);
+    for (size_t begun = 0; i < s->n; i++) {
+        begun += ((unsigned char)s->p[i] & 0xc0) != 0x80;
+        if (begun > char_idx)
+            break;
+    }
     return i;
 }
 
 size_t jstr_char_of(struct jstr *s, size_t byte)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < byte; i += juni_length(s->p + i, s->n - i))
-        n++;
-    return n;
+    return jstr_count(s->p, byte);
 }
 
 bool jstr_is(const struct jstr *s, const char *literal)

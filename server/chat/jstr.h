@@ -1,4 +1,4 @@
-/* jstr.h: a template's strings: UTF-8 bytes with the provenance of each, cheap to concatenate.
+/* jstr.h: a template's strings: valid UTF-8 with the provenance of each byte, cheap to concatenate.
  *
  * A concatenation of long strings is a rope node; the bytes are put together once, when somebody looks (jstr_flat). Templates that grow a string in a
  * loop therefore cost linear time and memory. Indexes that templates see are code points, as in Python; here they are converted to bytes.

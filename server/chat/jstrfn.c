@@ -119,7 +119,7 @@ static int jstrfn_rsplit_space(struct jrun *r, struct jstr *s, int64_t max, stru
 int jstrfn_split(struct jrun *r, struct jstr *s, struct jstr *sep, int64_t max, bool from_right, struct jval *out)
 {
     struct jseq *list = jseq_new(r, 0);
-    if (list == NULL || jrun_spend_bytes(r, s->n) < 0)
+    if (list == NULL || jrun_spend_search(r, s->n, sep != NULL ? sep->n : 0) < 0)
         return -1;
     *out = jval_seq(J_LIST, list, jstr_trusted(s));
     if (sep == NULL)
@@ -269,7 +269,7 @@ int jstrfn_case(struct jrun *r, struct jstr *s, enum jcase how, struct jval *out
     bool begins = true;
     jbuild_init(&b, r);
     b.markup = s->markup;
-    if (jrun_spend_bytes(r, s->n * 8) < 0)
+    if (jrun_spend_bytes(r, s->n * 16) < 0)
         return -1;
     for (size_t i = 0; i < s->n;) {
         uint32_t c, to[3];
@@ -298,7 +298,7 @@ int jstrfn_title_words(struct jrun *r, struct jstr *s, struct jval *out)
     struct jstr *result;
     bool begins = true;
     jbuild_init(&b, r);
-    if (jrun_spend_bytes(r, s->n * 8) < 0)
+    if (jrun_spend_bytes(r, s->n * 16) < 0)
         return -1;
     for (size_t i = 0; i < s->n;) {
         uint32_t c, to[3];

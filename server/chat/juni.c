@@ -120,15 +120,18 @@ static uint32_t map_of(const struct juni_map *v, size_t n, uint32_t c)
 
 static size_t special_of(const struct juni_special *v, size_t n, uint32_t c, uint32_t out[3])
 {
-    for (size_t i = 0; c >= 0xdf && i < n; i++) {
-        if (v[i].from != c)
-            continue;
-        size_t k = 0;
-        for (; k < 3 && v[i].to[k] != 0; k++)
-            out[k] = v[i].to[k];
-        return k;
+    size_t low = 0, high = n, k = 0;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (v[mid].from < c)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    return 0;
+    if (low < n && v[low].from == c)
+        for (; k < 3 && v[low].to[k] != 0; k++)
+            out[k] = v[low].to[k];
+    return k;
 }
 
 bool juni_is_space(uint32_t c)
@@ -149,6 +152,10 @@ bool juni_is_lower(uint32_t c) { return steps_have(juni_lowercase, N_OF(juni_low
 
 size_t juni_upper(uint32_t c, uint32_t out[3])
 {
+    if (c < 0x80) {
+        out[0] = c >= 'a' && c <= 'z' ? c - 32 : c;
+        return 1;
+    }
     size_t n = special_of(juni_upper_special, N_OF(juni_upper_special), c, out);
     if (n > 0)
         return n;
@@ -158,6 +165,10 @@ size_t juni_upper(uint32_t c, uint32_t out[3])
 
 size_t juni_lower(uint32_t c, uint32_t out[3])
 {
+    if (c < 0x80) {
+        out[0] = c >= 'A' && c <= 'Z' ? c + 32 : c;
+        return 1;
+    }
     if (c == 0x130) { /* the only one with two */
         out[0] = 'i';
         out[1] = 0x307;

@@ -54,6 +54,11 @@ int jrun_spend_bytes(struct jrun *r, size_t n)
     return jrun_spend(r, n / 64);
 }
 
+int jrun_spend_search(struct jrun *r, size_t n, size_t n_needle)
+{
+    return jrun_spend(r, (n / 64) * (1 + n_needle / 64)); /* both are at most max_bytes: no overflow in 64 bits */
+}
+
 int jrun_enter(struct jrun *r)
 {
     if (r->depth >= r->max_depth)

@@ -112,6 +112,7 @@ int jrun_fail(struct jrun *r, const char *format, ...) __attribute__((format(pri
 int jrun_unsupported(struct jrun *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int jrun_spend(struct jrun *r, uint64_t steps);
 int jrun_spend_bytes(struct jrun *r, size_t n); /* work proportional to n bytes */
+int jrun_spend_search(struct jrun *r, size_t n, size_t n_needle); /* a search backwards, whose worst case is the product */
 int jrun_enter(struct jrun *r);                 /* one level deeper; pair with jrun_leave on success */
 void jrun_leave(struct jrun *r);
 void *jrun_alloc(struct jrun *r, size_t n);     /* not cleared; NULL with the error set */

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -326,8 +327,8 @@ static void growing_a_long_text_piece_by_piece_is_linear(void **state)
     char piece[101];
     memset(piece, 'a', 100);
     piece[100] = '\0';
-    struct rendered r = render("{% set ns = namespace(s='') %}{% for i in range(30000) %}{% set ns.s = ns.s ~ x %}{% endfor %}{{ ns.s | length }}",
-                               piece);
+    static const char source[] = "{% set ns = namespace(s='') %}{% for i in range(30000) %}{% set ns.s = ns.s ~ x %}{% endfor %}{{ ns.s | length }}";
+    struct rendered r = render(source, piece);
     assert_int_equal(r.rc, 0);
     assert_string_equal(r.out.text, "3000000");
     chat_output_finish(&r.out);
@@ -400,6 +401,53 @@ static void further_variables_may_not_shadow_the_requests_own(void **state)
     json_decref(extra);
 }
 
+#define N_THREADS 4
+#define N_TURNS 50
+
+static const char shared_source[] =
+    "{% macro m(v, w='é<|x|>') %}{{ w[1:] ~ v | upper ~ ('%s' % w) }}{% endmacro %}{% set ns = namespace(s='ü') %}"
+    "{% for c in x %}{% set ns.s = ns.s + c + 'ö'.upper() %}{% endfor %}{{ m(ns.s) }}{{ {'k': ['ä', 1.5]} | tojson }}{{ 'aéb'[::-1] | length }}";
+
+static void *render_shared(void *arg)
+{
+    const struct chat_template *t = arg;
+    char *last = NULL;
+    for (int i = 0; i < N_TURNS; i++) {
+        struct chat_limits limits = chat_limits_default();
+        struct chat_output out;
+        struct err err;
+        json_t *messages = json_array(), *extra = json_pack("{s:s}", "x", "añb");
+        struct chat_input in = {.messages = messages, .extra = extra, .bos_token = "", .eos_token = ""};
+        if (chat_template_render(t, &in, &limits, &out, &err) == 0) {
+            free(last);
+            last = strdup(out.text);
+            chat_output_finish(&out);
+        }
+        json_decref(messages);
+        json_decref(extra);
+    }
+    return last;
+}
+
+static void one_template_renders_in_several_threads_at_once(void **state)
+{
+    (void)state;
+    struct chat_template *t;
+    struct err err;
+    pthread_t threads[N_THREADS];
+    assert_int_equal(chat_template_compile(shared_source, strlen(shared_source), &t, &err), 0);
+    for (int i = 0; i < N_THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, render_shared, t), 0);
+    for (int i = 0; i < N_THREADS; i++) {
+        void *text = NULL;
+        assert_int_equal(pthread_join(threads[i], &text), 0);
+        assert_non_null(text);
+        assert_string_equal(text, "<|x|>ÜAÖÑÖBÖé<|x|>{\"k\": [\"ä\", 1.5]}3");
+        free(text);
+    }
+    chat_template_destroy(t);
+}
+
 static void an_empty_template_gives_an_empty_text_without_runs(void **state)
 {
     (void)state;
@@ -430,6 +478,7 @@ int main(void)
         cmocka_unit_test(a_source_that_cannot_be_a_template_is_refused),
         cmocka_unit_test(only_a_template_that_asks_for_the_date_uses_it),
         cmocka_unit_test(further_variables_may_not_shadow_the_requests_own),
+        cmocka_unit_test(one_template_renders_in_several_threads_at_once),
         cmocka_unit_test(an_empty_template_gives_an_empty_text_without_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
