@@ -1,8 +1,8 @@
 /* invariance.h: what the tests of the runner's invariance share.
  *
- * The promise: the scores of a row depend on its sequence's tokens up to there and on nothing else. So logits are compared bit by bit: for steps of 1,
- * 7, 64 and 512 rows, one sequence alone or mixed with others of other ages, any page order, 1 and 2 threads, and each instruction set forced over the
- * whole model. */
+ * The promise: the scores of a row depend on its sequence's tokens up to there and on nothing else. So logits are compared bit by bit: for steps of
+ * 1, 7, 64 and 512 rows, one sequence alone or mixed with others of other ages, any page order, 1 and 2 threads, and each instruction set forced over
+ * the whole model. */
 #ifndef NEXTD_TESTS_MODEL_INVARIANCE_H
 #define NEXTD_TESTS_MODEL_INVARIANCE_H
 
