@@ -3,6 +3,10 @@
  * The lanes stand in an array so that the compiler may vectorise what it likes: every addition is written out and -ffp-contract=off keeps it so. */
 #include "engine/numerics/rows.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <math.h>
 #include <stddef.h>
 
@@ -47,8 +51,11 @@ bool rows_supported(const struct rows_ops *ops)
     if (ops == &rows_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-    if (ops == &rows_avx2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (ops == &rows_avx2) {
+        unsigned a, b, c, d;
+        bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* clang's __builtin_cpu_supports does not know the name */
+        return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    }
 #endif
     return ops == &rows_generic;
 }
