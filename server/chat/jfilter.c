@@ -197,22 +197,24 @@ static int jfilter_truncate(struct jrun *r, const struct jval *in, const struct 
     struct jval v[4] = {jval_int(255, true), jval_bool(false), jval_str(jstr_ref(r, "...", 3, true)), jval_int(5, true)};
     struct jstr *s, *end, *cut;
     int64_t length, leeway;
+    int64_t n;
     bool kill;
-    if (in->type != J_STR)
-        return in->type == J_UNDEF ? jval_fail_undef(r, in) : jrun_fail(r, "truncate: the value must be a str");
     if (v[2].u.s == NULL || jcall_bind(r, call, "truncate", names, 0, 4, v, NULL) < 0 || jval_index(r, &v[0], &length) < 0 ||
         jval_truth(r, &v[1], &kill) < 0 ||
-        jtext_of(r, &v[2], &end) < 0 || (v[3].type != J_NONE && jval_index(r, &v[3], &leeway) < 0) || jtext_of(r, in, &s) < 0)
+        jtext_of(r, &v[2], &end) < 0 || (v[3].type != J_NONE && jval_index(r, &v[3], &leeway) < 0) || jval_length(r, in, &n) < 0)
         return -1;
     if (v[3].type == J_NONE)
         leeway = 5;
-    int64_t n_end = (int64_t)jstr_n_chars(end), n = (int64_t)jstr_n_chars(s);
+    int64_t n_end = (int64_t)jstr_n_chars(end);
     if (length < n_end || leeway < 0)
         return jrun_fail(r, "truncate: the length must be at least %lld and the leeway at least 0", (long long)n_end);
     if (length > INT32_MAX || leeway > INT32_MAX || n <= length + leeway) {
         *out = *in;
         return 0;
     }
+    if (in->type != J_STR)
+        return jrun_fail(r, "truncate: only a str can be cut, not %s", jval_type_name(in->type));
+    s = in->u.s;
     size_t keep = jstr_byte_of(s, (size_t)(length - n_end)), space = kill ? SIZE_MAX : jstr_rfind(s, " ", 1, 0, keep);
     if ((cut = jstr_sub(r, s, 0, space == SIZE_MAX ? keep : space)) == NULL)
         return -1;

@@ -241,6 +241,9 @@ static int jlazy_next_unique(struct jrun *r, struct jiter *it, struct jval *out)
     struct jlazy *z = it->ctx;
     struct jval v, key, *seen;
     int rc;
+    if (!z->opened && jiter_open(r, &z->in, &it->inner) < 0)
+        return -1;
+    z->opened = true;
     while ((rc = jiter_next(r, it->inner, &v)) > 0) {
         if (jgetter_get(r, &z->getter, &v, &key) < 0 || jdict_get(r, z->seen, &key, &seen) < 0)
             return -1;
@@ -259,14 +262,11 @@ int jfilter_unique(struct jrun *r, const struct jval *in, const struct jcall *ca
     static const char *const names[] = {"case_sensitive", "attribute"};
     struct jval v[2] = {jval_bool(false), jval_none()};
     struct jlazy *z = jlazy_new(r, in);
-    struct jiter *source;
     bool exact;
     if (z == NULL || jcall_bind(r, call, "unique", names, 0, 2, v, NULL) < 0 || jval_truth(r, &v[0], &exact) < 0 ||
-        jgetter_init(r, &z->getter, &v[1], false, !exact) < 0 || (z->seen = jdict_new(r)) == NULL || jiter_open(r, in, &source) < 0 ||
-        jlazy_done(r, z, jlazy_next_unique, out) < 0)
+        jgetter_init(r, &z->getter, &v[1], false, !exact) < 0 || (z->seen = jdict_new(r)) == NULL)
         return -1;
-    out->u.iter->inner = source;
-    return 0;
+    return jlazy_done(r, z, jlazy_next_unique, out);
 }
 
 /* ---- order ---------------------------------------------------------------------------------------------------------------------------------- */
@@ -546,36 +546,48 @@ int jfilter_list(struct jrun *r, const struct jval *in, const struct jcall *call
     return 0;
 }
 
-int jfilter_items(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+/* What items, batch and slice make of their input is a list; they make it when the first item is asked for, and fail no sooner. */
+struct jdeferred {
+    jfilter_fn *make;
+    struct jval in;
+    struct jcall call;
+};
+
+static int jdeferred_next(struct jrun *r, struct jiter *it, struct jval *out)
 {
-    struct jval view = *in;
-    struct jiter *it;
+    const struct jdeferred *d = it->ctx;
+    struct jval list;
+    if (it->inner == NULL && (d->make(r, &d->in, &d->call, &list) < 0 || jiter_open(r, &list, &it->inner) < 0))
+        return -1;
+    return jiter_next(r, it->inner, out);
+}
+
+static int jdeferred_open(struct jrun *r, jfilter_fn *make, const struct jval *in, const struct jcall *call, struct jval *out)
+{
+    struct jdeferred *d = jrun_alloc(r, sizeof *d);
+    struct jiter *it = d != NULL ? jiter_new(r, jdeferred_next, NULL, d) : NULL;
+    if (it == NULL)
+        return -1;
+    *d = (struct jdeferred){.make = make, .in = *in, .call = *call};
+    *out = jval_iter(it, jtext_trusted(in));
+    return 0;
+}
+
+static int jfilter_make_items(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+{
     if (jcall_bind(r, call, "items", NULL, 0, 0, NULL, NULL) < 0)
         return -1;
     if (in->type != J_UNDEF && in->type != J_DICT)
         return jrun_fail(r, "Can only get item pairs from a mapping.");
+    *out = *in;
     if (in->type == J_DICT) {
-        view.type = J_VIEW;
-        view.sub = JVIEW_ITEMS;
+        out->type = J_VIEW;
+        out->sub = JVIEW_ITEMS;
     }
-    if (jiter_open(r, &view, &it) < 0)
-        return -1;
-    *out = jval_iter(it, in->trusted);
     return 0;
 }
 
-/* An iterator over lists that are made already. */
-static int jfilter_lists(struct jrun *r, struct jseq *lists, bool trusted, struct jval *out)
-{
-    struct jval list = jval_seq(J_LIST, lists, trusted);
-    struct jiter *it;
-    if (jiter_open(r, &list, &it) < 0)
-        return -1;
-    *out = jval_iter(it, trusted);
-    return 0;
-}
-
-int jfilter_batch(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+static int jfilter_make_batch(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
 {
     static const char *const names[] = {"linecount", "fill_with"};
     struct jval v[2];
@@ -594,10 +606,11 @@ int jfilter_batch(struct jrun *r, const struct jval *in, const struct jcall *cal
     while (line != NULL && v[1].type != J_NONE && (int64_t)line->n < size)
         if (jseq_push(r, line, v[1]) < 0)
             return -1;
-    return jfilter_lists(r, lists, jtext_trusted(in), out);
+    *out = jval_seq(J_LIST, lists, jtext_trusted(in));
+    return 0;
 }
 
-int jfilter_slice(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+static int jfilter_make_slice(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
 {
     static const char *const names[] = {"slices", "fill_with"};
     struct jval v[2];
@@ -621,5 +634,21 @@ int jfilter_slice(struct jrun *r, const struct jval *in, const struct jcall *cal
             jseq_push(r, lists, jval_seq(J_LIST, part, jtext_trusted(in))) < 0)
             return -1;
     }
-    return jfilter_lists(r, lists, jtext_trusted(in), out);
+    *out = jval_seq(J_LIST, lists, jtext_trusted(in));
+    return 0;
+}
+
+int jfilter_items(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+{
+    return jdeferred_open(r, jfilter_make_items, in, call, out);
+}
+
+int jfilter_batch(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+{
+    return jdeferred_open(r, jfilter_make_batch, in, call, out);
+}
+
+int jfilter_slice(struct jrun *r, const struct jval *in, const struct jcall *call, struct jval *out)
+{
+    return jdeferred_open(r, jfilter_make_slice, in, call, out);
 }

@@ -301,7 +301,9 @@ int jformat_percent(struct jrun *r, struct jstr *format, const struct jval *arg,
         if (percent < format->n && (jrun_spend(r, 1) < 0 || jpercent_field(&p) < 0))
             return -1;
     }
-    bool rest = arg->type == J_TUPLE ? p.next < arg->u.seq->n : !p.used && arg->type != J_DICT && arg->type != J_LIST;
+    /* What has keys or indexes may be a mapping, of which nothing needs to be used. */
+    bool mapping = arg->type == J_DICT || arg->type == J_LIST || arg->type == J_RANGE || arg->type == J_UNDEF;
+    bool rest = arg->type == J_TUPLE ? p.next < arg->u.seq->n : !p.used && !mapping;
     if (rest)
         return jrun_fail(r, "not all arguments converted during string formatting");
     if (jbuild_finish(&p.b, &s) < 0)

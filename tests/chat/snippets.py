@@ -190,6 +190,8 @@ s if not i
 '%s' % ()
 'a' % 1
 'a' % {}
+'a' % nope
+'a' % []
 '%i' % true
 '%s' % none
 '%s' % nope
@@ -571,6 +573,12 @@ json | tojson | indent(2)
 'a b c d e f g' | truncate(7, leeway=0, end='')
 'abcdefgh' | truncate(5, false, '..', 0)
 'short' | truncate(2)
+list | truncate(2)
+nope | truncate
+(5 | items) is defined
+5 | items | list
+(5 | batch(2)) is defined
+5 | unique is iterable
 uni | wordcount
 'a-b c_d 1' | wordcount
 s | urlencode
