@@ -1,7 +1,7 @@
 /* model.c: a file's way to a runner. See model.h.
  *
- *   model_open   gguf -> family (by name) -> hparams -> weights bound, all checked; nothing read but the header
- *   model_load   SHA-256 of every byte -> rope tables -> backend opened -> weights handed over -> sealed -> file unchanged?
+ *   model_open   gguf -> family (by name) -> hparams -> weights bound -> rope frequencies, all checked; nothing read but the header
+ *   model_load   SHA-256 of every byte -> backend opened -> weights handed over -> sealed -> file unchanged?
  *
  * The digest and the weights come from one mapping of one open file, and the file's size and time are compared afterwards, so that the digest
  * names the bytes in use. */
@@ -100,11 +100,25 @@ static int check_vocab_size(const struct model *m, struct err *err)
     return 0;
 }
 
+/* The frequencies, with Llama 3's divisors where the file has them. */
+static int init_rope(struct model *m, struct err *err)
+{
+    const struct hparams *hp = &m->t.hp;
+    const struct gguf_tensor *file_factors = m->weights.once.t[W_ROPE_FACTORS];
+    float factors[ROPE_MAX_DIMS / 2];
+    if (file_factors != NULL)
+        weights_vector(file_factors, factors);
+    for (int i = 0; i < hp->n_tables; i++)
+        if (rope_init(&m->t.rope[i], hp->rope_dims, hp->rope_base[i], hp->rope_scale[i], file_factors != NULL ? factors : NULL, err) != 0)
+            return -1;
+    return 0;
+}
+
 static int read_model(struct model *m, struct err *err)
 {
     struct hparams *hp = &m->t.hp;
     if (find_family(m, err) != 0 || hparams_read(m->file, m->family, hp, err) != 0 ||
-        weights_bind(m->file, m->family, hp, &m->weights, err) != 0 || check_vocab_size(m, err) != 0)
+        weights_bind(m->file, m->family, hp, &m->weights, err) != 0 || init_rope(m, err) != 0 || check_vocab_size(m, err) != 0)
         return -1;
     if (copy_str(m->file, "general.name", &m->name, err) != 0 || copy_str(m->file, "tokenizer.chat_template", &m->chat_template, err) != 0)
         return -1;
@@ -191,21 +205,16 @@ static int hash_file(struct model *m, struct loading *l, struct err *err)
     return rc;
 }
 
-static int init_rope(struct model *m, struct loading *l, int max_rows, struct err *err)
+/* Room for the rope tables of a step. */
+static int alloc_tables(struct model *m, int max_rows, struct err *err)
 {
     struct transformer *t = &m->t;
-    const struct gguf_tensor *file_factors = m->weights.once.t[W_ROPE_FACTORS];
-    float factors[ROPE_MAX_DIMS / 2];
-    if (file_factors != NULL)
-        weights_vector(file_factors, factors);
     for (int i = 0; i < t->hp.n_tables; i++) {
-        if (rope_init(&t->rope[i], t->hp.rope_dims, t->hp.rope_base[i], t->hp.rope_scale[i], file_factors != NULL ? factors : NULL, err) != 0)
-            return -1;
         t->cs[i] = malloc((size_t)max_rows * (size_t)t->hp.rope_dims * sizeof(float));
         if (t->cs[i] == NULL)
             return err_set(err, ERR_NOMEM, "no memory for the rope tables of %d rows", max_rows);
     }
-    return advance(l, file_factors != NULL ? file_factors->n_bytes : 0, err);
+    return 0;
 }
 
 static struct tensor tensor_of(const struct gguf_tensor *t)
@@ -298,6 +307,8 @@ static int load_weights(struct model *m, struct loading *l, struct err *err)
     if (load_matrix(m, l, once + W_EMBED, 1, &t->embed, err) != 0)
         return -1;
     t->output = t->embed;
+    if (once[W_ROPE_FACTORS] != NULL && advance(l, once[W_ROPE_FACTORS]->n_bytes, err) != 0) /* read by model_open */
+        return -1;
     for (int i = 0; i < t->hp.n_layers; i++)
         if (load_layer(m, l, m->weights.layers[i].t, &t->layers[i], err) != 0)
             return -1;
@@ -342,7 +353,7 @@ int model_load(struct model *m, const struct model_options *opt, struct err *err
     assert(!m->loaded && m->t.be == NULL && m->file != NULL);
     assert(opt->n_threads >= 1 && opt->n_pages >= 1);
     assert(opt->max_out >= 1 && opt->max_out <= opt->max_rows);
-    if (hash_file(m, &l, err) != 0 || init_rope(m, &l, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 || load_weights(m, &l, err) != 0)
+    if (hash_file(m, &l, err) != 0 || alloc_tables(m, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 || load_weights(m, &l, err) != 0)
         return -1;
     if (!gguf_unchanged(m->file))
         return err_set(err, ERR_IO, "the model file was changed while it was loaded");

@@ -11,9 +11,9 @@
 
 /* One key of every type. */
 #define ALL_TYPES                                                                                                                                \
-    "GGUF u4=2 u8=0 u8=15 s=u8 u4=0 b=200 s=i8 u4=1 b=200 s=u16 u4=2 u2=65535 s=i16 u4=3 u2=65535 s=u32 u4=4 u4=4294967295 "                      \
-    "s=i32 u4=5 u4=4294967295 s=f32 u4=6 f4=0.5 s=bool u4=7 b=1 s=string u4=8 s=text s=u64 u4=10 u8=0xffffffffffffffff "                \
-    "s=i64 u4=11 u8=0xffffffffffffffff s=f64 u4=12 u8=0x3ff8000000000000 s=ints u4=9 u4=5 u8=3 u4=1 u4=2 u4=0xffffffff "                 \
+    "GGUF u4=2 u8=0 u8=15 s=u8 u4=0 b=200 s=i8 u4=1 b=200 s=u16 u4=2 u2=65535 s=i16 u4=3 u2=65535 s=u32 u4=4 u4=4294967295 "                     \
+    "s=i32 u4=5 u4=4294967295 s=f32 u4=6 f4=0.5 s=bool u4=7 b=1 s=string u4=8 s=text s=u64 u4=10 u8=0xffffffffffffffff "                         \
+    "s=i64 u4=11 u8=0xffffffffffffffff s=f64 u4=12 u8=0x3ff8000000000000 s=ints u4=9 u4=5 u8=3 u4=1 u4=2 u4=0xffffffff "                         \
     "s=strings u4=9 u4=8 u8=2 s=ab s=cde s=none u4=9 u4=4 u8=0"
 
 static struct gguf *open_script(struct gguf_bytes *b, const char *script)
