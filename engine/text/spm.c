@@ -102,7 +102,8 @@ static int spm_rank(struct spm *s, const struct vocab *vocab, struct err *err)
     return 0;
 }
 
-int spm_create(const struct vocab *vocab, const struct pieces *pieces, const bool *plain, int32_t unk, struct spm **out, struct err *err)
+int spm_create(const struct vocab *vocab, const struct pieces *pieces, const bool *plain, const bool *silent, int32_t unk, struct spm **out,
+               struct err *err)
 {
     if (vocab->scores == NULL)
         return err_set(err, ERR_FORMAT, "the vocabulary has no scores (tokenizer.ggml.scores)");
@@ -120,7 +121,7 @@ int spm_create(const struct vocab *vocab, const struct pieces *pieces, const boo
     size_t n_bytes = 0;
     for (size_t i = 0; i < vocab->n_tokens; i++) {
         int byte = vocab->types == NULL || vocab->types[i] == TOKEN_BYTE ? spm_byte(vocab->tokens[i].p, vocab->tokens[i].n) : -1;
-        if (byte >= 0 && s->byte_id[byte] < 0) {
+        if (byte >= 0 && !silent[i] && s->byte_id[byte] < 0) {
             s->byte_id[byte] = (int32_t)i;
             n_bytes++;
         }

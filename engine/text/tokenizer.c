@@ -181,7 +181,7 @@ static int tokenizer_build(struct tokenizer *t, const struct vocab *v, const str
         return bpe_create(v, rules, &t->pieces, t->plain, &t->bpe, err);
     /* Some files name an end token as the unknown one; text must not become that. */
     int32_t unk = v->unk >= 0 && !t->end[v->unk] && v->unk != v->bos ? v->unk : -1;
-    return spm_create(v, &t->pieces, t->plain, unk, &t->spm, err);
+    return spm_create(v, &t->pieces, t->plain, t->silent, unk, &t->spm, err);
 }
 
 int tokenizer_create(const struct vocab *vocab, struct tokenizer **out, struct err *err)

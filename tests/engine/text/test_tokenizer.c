@@ -235,6 +235,20 @@ static void spm_without_byte_tokens_says_unknown_once_per_run(void **state)
     assert_refused(&s, ERR_FORMAT, "byte tokens");
 }
 
+static void spm_never_spells_bytes_with_an_end_token(void **state)
+{
+    (void)state;
+    struct small_vocab s;
+    small_init_spm(&s);
+    s.v.eos = '\n';
+    assert_refused(&s, ERR_FORMAT, "255 of 256 byte tokens");
+    s.v.unk = small_add(&s, "<unk>", TOKEN_UNKNOWN, 0);
+    s.v.add_space_prefix = 0;
+    struct tokenizer *t = make(&s);
+    assert_ids(t, "a\nb", IDS('a', s.v.unk, 'b'));
+    tokenizer_destroy(t);
+}
+
 static void spm_cuts_long_runs_of_spaces_as_published_merges_do(void **state)
 {
     (void)state;
@@ -533,6 +547,7 @@ int main(void)
         cmocka_unit_test(unknown_kinds_are_refused_by_name_with_what_works),
         cmocka_unit_test(spm_merges_by_score_and_spells_the_rest_in_bytes),
         cmocka_unit_test(spm_without_byte_tokens_says_unknown_once_per_run),
+        cmocka_unit_test(spm_never_spells_bytes_with_an_end_token),
         cmocka_unit_test(spm_cuts_long_runs_of_spaces_as_published_merges_do),
         cmocka_unit_test(control_tokens_match_in_trusted_text_alone),
         cmocka_unit_test(user_defined_tokens_match_anywhere_longest_first),
