@@ -252,7 +252,7 @@ static void the_digest_is_sha256(void **state)
 struct progress {
     uint64_t done, total;
     int n_calls;
-    volatile bool stop;
+    _Atomic bool stop;
 };
 
 static void note_progress(void *arg, uint64_t done, uint64_t total)
