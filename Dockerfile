@@ -23,7 +23,7 @@ RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libmicrohttpd12t64 libuv1t64 libjansson4 libgnutls30t64 libpcre2-8-0 \
     libinih1 libsystemd0 \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin nextd
+ && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin nextd
 COPY --from=build /out/usr/bin/nextd /usr/bin/nextd
 USER nextd
 ENV NEXTD_HOST=0.0.0.0 NEXTD_PORT=8080
