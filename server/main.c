@@ -46,13 +46,22 @@ static int main_serve(int argc, char **argv)
     return status;
 }
 
+static int main_health(int argc, char **argv)
+{
+    if (main_wants(argc, argv, "--help", "-h")) {
+        main_help(stdout);
+        return 0;
+    }
+    return cmd_health(argc, argv);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
     } commands[] = {
-        {"serve", main_serve}, {"complete", cmd_complete}, {"tokenize", cmd_tokenize}, {"inspect", cmd_inspect}, {"health", cmd_health},
+        {"serve", main_serve}, {"complete", cmd_complete}, {"tokenize", cmd_tokenize}, {"inspect", cmd_inspect}, {"health", main_health},
     };
     if (argc < 2) {
         main_help(stderr);

@@ -27,6 +27,14 @@ def test_help_names_every_command_and_option():
         assert option in serve.stdout.decode()
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    r = nextd(command, "--help")
+    assert r.returncode == 0
+    assert f"nextd {command}" in r.stdout.decode()
+    assert not r.stderr
+
+
 @pytest.mark.parametrize("arguments", [
     [], ["dance"], ["serve", "--prot", "1"], ["serve", "--port", "70000"], ["serve", "--port", "x"], ["serve"],
     ["serve", "-m", "/no/such/model.gguf"], ["complete"], ["complete", "-m", str(SMOLLM2)], ["complete", "-m", "/no/such/model.gguf", "-p", "x"],
