@@ -113,12 +113,14 @@ static int api_read_neutral(struct api_reader *r, const json_t *v, const struct 
     json_t *one;
     json_array_foreach(allowed, i, one)
         ok = ok || json_equal(v, one);
+    size_t n = json_array_size(allowed);
     json_decref(allowed);
     if (ok)
         return 0;
-    if (strcmp(f->neutral, "[]") == 0)
+    if (n == 0)
         return err_set_param(r->err, ERR_UNSUPPORTED, r->path, "%s is not supported; leave it out", r->path);
-    return err_set_param(r->err, ERR_UNSUPPORTED, r->path, "%s is not supported; leave it out, or send one of %s", r->path, f->neutral);
+    return err_set_param(r->err, ERR_UNSUPPORTED, r->path, "%s is not supported; leave it out, or send %s%.*s", r->path, n > 1 ? "one of " : "",
+                         (int)strlen(f->neutral) - 2, f->neutral + 1); /* without the brackets of the list */
 }
 
 static int api_read_field(struct api_reader *r, json_t *v, const struct api_field *f, void *out)

@@ -173,6 +173,25 @@ static void null_and_neutral_values_are_absent(void **state)
     ALL_GOOD(API_CHAT, chats);
 }
 
+static void refused_features_say_what_may_be_sent_instead(void **state)
+{
+    (void)state;
+    const char *const rows[][2] = {
+        {"\"tools\":[1]", "tools is not supported; leave it out, or send []"},
+        {"\"audio\":{}", "audio is not supported; leave it out"},
+        {"\"response_format\":{\"type\":\"json_object\"}", "response_format is not supported; leave it out, or send {\"type\": \"text\"}"},
+        {"\"modalities\":[\"audio\"]", "modalities is not supported; leave it out, or send one of [], [\"text\"]"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char body[300];
+        int n = snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],%s}", rows[i][0]);
+        struct parsed p = parse_n(API_CHAT, body, (size_t)n);
+        assert_int_equal(p.rc, -1);
+        assert_string_equal(p.err.msg, rows[i][1]);
+        done(&p);
+    }
+}
+
 static const struct bad bad_completions[] = {
     {"{}", "prompt"},
     {"{\"prompt\":null}", "prompt"},
@@ -489,6 +508,7 @@ int main(void)
         cmocka_unit_test(every_field_of_a_completion_arrives),
         cmocka_unit_test(prompts_have_four_forms),
         cmocka_unit_test(null_and_neutral_values_are_absent),
+        cmocka_unit_test(refused_features_say_what_may_be_sent_instead),
         cmocka_unit_test(mistakes_in_completions_are_named),
         cmocka_unit_test(mistakes_in_chats_are_named),
         cmocka_unit_test(messages_take_the_shape_that_templates_know),
