@@ -4,6 +4,7 @@
  * jansson; depth and counts by json_scan before a tree is built. \u0000 is allowed in texts (prompts, messages, stops), never in names. */
 #include "server/api.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "server/api_read.h"
@@ -83,6 +84,14 @@ int api_parse(enum api_kind kind, const char *body, size_t n, const struct api_l
     else
         *out = req;
     return rc;
+}
+
+void api_prompt_path(const struct api_request *r, size_t i, char *out, size_t n)
+{
+    if (r->prompt_is_list)
+        snprintf(out, n, "prompt[%zu]", i);
+    else
+        snprintf(out, n, "%s", r->kind == API_DETOKENIZE ? "tokens" : "prompt");
 }
 
 void api_request_finish(struct api_request *r)

@@ -57,6 +57,7 @@ struct api_request {
 
     const struct api_prompt *prompts; /* completions: 1 .. max_prompts; tokenize: 1, or 0 with messages; detokenize: 1 of ids */
     size_t n_prompts;
+    bool prompt_is_list;              /* of prompts: errors name prompt[i], even of one */
     bool add_special_tokens;          /* the BOS token before a text prompt */
 
     json_t *messages;                 /* chat: normalised for the template (inside root); NULL for others */
@@ -75,6 +76,9 @@ struct api_request {
 int api_parse(enum api_kind kind, const char *body, size_t n, const struct api_limits *limits, struct arena *arena, struct api_request *out,
               struct err *err);
 /* Drops the JSON tree, and with it texts and messages. Harmless twice and on a zeroed struct. */
+/* "prompt", or "prompt[i]" where a list was sent; "tokens" for detokenize. */
+void api_prompt_path(const struct api_request *r, size_t i, char *out, size_t n);
+
 void api_request_finish(struct api_request *r);
 
 #endif

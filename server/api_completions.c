@@ -45,6 +45,7 @@ static int api_read_prompt(struct api_reader *r, json_t *v, void *to)
     }
     out->prompts = prompts;
     out->n_prompts = n;
+    out->prompt_is_list = many;
     return 0;
 }
 

@@ -105,9 +105,25 @@ static struct engine_request completion_request(const struct completion *c, stru
     return r;
 }
 
-/* The engine speaks of prompt and max_tokens; a chat's client wrote other names. */
-static void completion_name_field(const struct completion *c, struct err *err)
+/* Which prompt of a list is too long. */
+static void completion_name_prompt(const struct completion *c, const struct engine_request *requests, struct err *err)
 {
+    struct err plain = *err;
+    char path[48];
+    size_t i = 0;
+    while (i < c->n_parts && requests[i].n_prompt < (size_t)c->call->app->info->n_ctx)
+        i++;
+    if (i == c->n_parts || strncmp(plain.msg, "prompt ", 7) != 0)
+        return;
+    api_prompt_path(c->api, i, path, sizeof path);
+    err_set_param(err, plain.code, path, "%s %s", path, plain.msg + 7);
+}
+
+/* The engine speaks of prompt and max_tokens; a chat's client wrote other names. */
+static void completion_name_field(const struct completion *c, const struct engine_request *requests, struct err *err)
+{
+    if (c->api->prompt_is_list && strcmp(err->param, "prompt") == 0)
+        completion_name_prompt(c, requests, err);
     if (c->head.chat && strncmp(err->param, "prompt", 6) == 0)
         snprintf(err->param, sizeof err->param, "messages");
     else if (strcmp(err->param, "max_tokens") == 0 && json_is_integer(json_object_get(c->api->root, "max_completion_tokens")))
@@ -124,7 +140,7 @@ static int completion_submit(struct completion *c, struct err *err)
     for (size_t i = 0; i < c->n_parts; i++)
         requests[i] = completion_request(c, &c->parts[i]);
     if (engine_submit(c->call->app->engine, requests, c->n_parts, ids, err) != 0) {
-        completion_name_field(c, err);
+        completion_name_field(c, requests, err);
         return -1;
     }
     for (size_t i = 0; i < c->n_parts; i++)

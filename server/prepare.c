@@ -39,7 +39,7 @@ static int prepare_check_ids(const struct prepare_context *ctx, const struct api
                                  ctx->info->n_vocab);
     for (size_t p = 0; p < api->n_prompts; p++) {
         const struct api_prompt *prompt = &api->prompts[p];
-        snprintf(path, sizeof path, api->n_prompts > 1 ? "prompt[%zu]" : api->kind == API_DETOKENIZE ? "tokens" : "prompt", p);
+        api_prompt_path(api, p, path, sizeof path);
         for (size_t i = 0; i < prompt->n_ids; i++)
             if (prepare_check_id(ctx, path, i, prompt->ids[i], err) != 0)
                 return -1;
@@ -68,8 +68,11 @@ static int prepare_prompt(const struct prepare_context *ctx, const struct api_re
     struct engine_span span = {.p = prompt->text, .n = prompt->n_text, .trusted = false};
     if (engine_tokenize(ctx->engine, &span, 1, api->add_special_tokens, PREPARE_MAX_TOKENS, out, err) != 0)
         return -1;
-    if (out->n == 0 && api->kind == API_COMPLETION)
-        return err_set_param(err, ERR_INVALID, "prompt", "prompt is empty; at least one token is needed");
+    if (out->n == 0 && api->kind == API_COMPLETION) {
+        char path[48];
+        api_prompt_path(api, i, path, sizeof path);
+        return err_set_param(err, ERR_INVALID, path, "%s is empty; at least one token is needed", path);
+    }
     return 0;
 }
 
