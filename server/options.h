@@ -41,7 +41,7 @@ struct options {
     enum options_scope prefix_cache_scope;
 
     enum options_unknown unknown_fields;
-    int max_n, max_prompts, max_stops, max_bias;
+    int max_n, max_prompts, max_stops, max_stop_bytes, max_bias;
     int json_depth, json_nodes;
     int keepalive_s; /* SSE comment after so long without an event; 0: none */
 

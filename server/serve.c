@@ -144,6 +144,7 @@ static int serve_create_app(struct serve *s, struct err *err)
     a.max_choices = o->max_n;
     a.max_prompts = o->max_prompts;
     a.max_stops = o->max_stops;
+    a.max_stop_bytes = o->max_stop_bytes;
     a.max_bias = o->max_bias;
     a.json_depth = o->json_depth;
     a.json_nodes = o->json_nodes;

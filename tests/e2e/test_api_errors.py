@@ -142,3 +142,12 @@ def test_the_log_names_the_request_and_never_its_text(toy):
     assert secret not in lines
     line = next(x for x in lines.splitlines() if r.id in x)
     assert "status=200" in line and "output=2" in line and "finish=" in line
+
+
+def test_the_caps_are_configurable(start):
+    d = start("--max-n", "2", "--max-prompts", "3", "--max-stops", "1", "--max-stop-bytes", "4", "--max-bias", "1", model=TOY)
+    body = {"prompt": ["a"] * 3, "n": 2, "stop": ["1234"], "logit_bias": {"1": 0}, "max_tokens": 1}
+    assert len(d.post(TEXT, body).json()["choices"]) == 6
+    for field, value, param in (("n", 3, "n"), ("prompt", ["a"] * 4, "prompt"), ("stop", ["1", "2"], "stop"), ("stop", ["12345"], "stop[0]"),
+                                ("logit_bias", {"1": 0, "2": 0}, "logit_bias")):
+        assert error(d.post(TEXT, {**body, field: value}), 400)["param"] == param
