@@ -42,7 +42,7 @@ void models_route_one(struct call *c, const char *body, size_t n)
     const char *name = http_path(c->x) + strlen(c->route->path);
     struct buf out;
     (void)body, (void)n;
-    if (strcmp(name, c->app->prepare.model_name) != 0 && strcmp(name, c->app->info->model_stem) != 0) {
+    if (strcmp(name, c->app->prepare.model_name) != 0) {
         err_set_param(&c->err, ERR_NOT_FOUND, "model", "model %.200s does not exist; this server serves %.200s", name, c->app->prepare.model_name);
         call_fail(c, &c->err);
         return;

@@ -13,7 +13,7 @@
 
 static int prepare_check_model(const struct prepare_context *ctx, const char *model, struct err *err)
 {
-    if (model == NULL || model[0] == '\0' || strcmp(model, ctx->model_name) == 0 || strcmp(model, ctx->info->model_stem) == 0)
+    if (model == NULL || model[0] == '\0' || strcmp(model, ctx->model_name) == 0)
         return 0;
     return err_set_param(err, ERR_NOT_FOUND, "model", "model %.200s does not exist; this server serves %.200s", model, ctx->model_name);
 }

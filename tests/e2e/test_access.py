@@ -1,6 +1,5 @@
 """Who may speak to nextd, and over what: API keys, Host check, CORS, TLS, unix sockets, names of models."""
 
-import json
 import socket
 import ssl
 import subprocess
@@ -170,7 +169,9 @@ def test_alias_names_the_model(start):
     assert d.get("/v1/models/other").status_code == 404
     assert d.post("/v1/completions", {**BODY, "model": "tiny"}).json()["model"] == "tiny"
     assert d.post("/v1/completions", BODY).json()["model"] == "tiny"
-    r = d.post("/v1/completions", {**BODY, "model": "other"})
-    assert r.status_code == 404
-    assert r.json()["error"]["code"] == "model_not_found"
-    assert json.loads(r.text)["error"]["param"] == "model"
+    assert d.get(f"/v1/models/{TOY.stem}").status_code == 404  # the stem is a name only where no other is given
+    for name in ("other", TOY.stem):
+        r = d.post("/v1/completions", {**BODY, "model": name})
+        assert r.status_code == 404
+        assert r.json()["error"]["code"] == "model_not_found"
+        assert r.json()["error"]["param"] == "model"
