@@ -64,6 +64,22 @@ static int api_read(struct api_reader *r, struct api_request *out)
     return -1;
 }
 
+/* A header has its limit: names that do not fit any more become "...", and none is cut in its middle. */
+static int api_keep_ignored(struct api_reader *r, struct api_request *out)
+{
+    static const char more[] = "...";
+    size_t n = r->ignored.n;
+    while (r->ignored.failed && n > 0 && r->ignored.p[n - 1] != ',')
+        n--;
+    char *names = arena_alloc(r->arena, n + sizeof more);
+    if (names == NULL)
+        return api_fail_nomem(r);
+    memcpy(names, r->ignored.p, n);
+    memcpy(names + n, r->ignored.failed ? more : "", r->ignored.failed ? sizeof more : 1);
+    out->ignored = names;
+    return 0;
+}
+
 int api_parse(enum api_kind kind, const char *body, size_t n, const struct api_limits *limits, struct arena *arena, struct api_request *out,
               struct err *err)
 {
@@ -73,11 +89,8 @@ int api_parse(enum api_kind kind, const char *body, size_t n, const struct api_l
         return -1;
     buf_init(&r.ignored, API_MAX_IGNORED_BYTES);
     int rc = api_read(&r, &req);
-    if (rc == 0 && r.ignored.n > 0) {
-        req.ignored = arena_copy(arena, r.ignored.p, r.ignored.n);
-        if (req.ignored == NULL)
-            rc = api_fail_nomem(&r);
-    }
+    if (rc == 0 && r.ignored.n > 0)
+        rc = api_keep_ignored(&r, &req);
     buf_finish(&r.ignored);
     if (rc != 0)
         api_request_finish(&req);

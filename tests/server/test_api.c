@@ -495,6 +495,16 @@ static void unknown_fields_may_be_ignored_by_configuration(void **state)
     assert_string_equal(p.r.ignored, "messages[0].x?y,zap,stream_options.q");
     assert_message(&p, 0, "{\"role\":\"user\",\"content\":\"a\"}");
     done(&p);
+    char many[8192];
+    size_t n = (size_t)snprintf(many, sizeof many, "{\"prompt\":\"a\"");
+    for (int i = 0; i < 300; i++)
+        n += (size_t)snprintf(many + n, sizeof many - n, ",\"field%03d\":1", i);
+    snprintf(many + n, sizeof many - n, "}");
+    p = good(API_COMPLETION, many);
+    assert_true(strlen(p.r.ignored) <= 1024 + 3);
+    assert_non_null(strstr(p.r.ignored, ",field100,"));
+    assert_string_equal(p.r.ignored + strlen(p.r.ignored) - 13, ",field112,..."); /* whole names, and a sign that there are more */
+    done(&p);
     p = parse_n(API_CHAT, "{" M ",\"tools\":[1]}", strlen("{" M ",\"tools\":[1]}")); /* known, and not served: never ignored */
     assert_int_equal(p.rc, -1);
     done(&p);
