@@ -17,10 +17,18 @@
 #include "server/completion.h"
 #include "server/routes.h"
 
+#define CALL_ID_LETTERS 24
 #define CALL_INLINE_BODY_BYTES (16u << 10)
 /* What a request may take beside its body's copy: the ids of a list prompt (4 bytes for at least 2 of text) and the records of its choices. */
 #define CALL_ARENA_BASE_BYTES (8u << 20)
 #define CALL_ARENA_PER_BODY 4u
+
+void call_name(char out[CALL_ID_BYTES], const struct route *route)
+{
+    int prefix = snprintf(out, CALL_ID_BYTES, "%s", route != NULL ? route->id_prefix : "req-");
+    assert((size_t)prefix + CALL_ID_LETTERS < CALL_ID_BYTES);
+    app_random_name(out + prefix, CALL_ID_LETTERS);
+}
 
 struct call *call_create(struct app *app, struct http_exchange *x, const struct route *route, int key_idx)
 {
@@ -32,8 +40,7 @@ struct call *call_create(struct app *app, struct http_exchange *x, const struct 
     c->route = route;
     c->key_idx = key_idx;
     arena_init(&c->arena, CALL_ARENA_BASE_BYTES + CALL_ARENA_PER_BODY * app->opt.max_body_bytes);
-    snprintf(c->id, sizeof c->id, "%s", route->id_prefix);
-    app_random_name(c->id + strlen(c->id), 24);
+    call_name(c->id, route);
     c->next = app->calls;
     if (c->next != NULL)
         c->next->prev = c;

@@ -11,6 +11,8 @@
 
 #include "server/app_state.h"
 
+#define CALL_ID_BYTES 48
+
 struct completion;
 struct route;
 
@@ -21,7 +23,7 @@ struct call {
     struct http_exchange *x;   /* NULL once closed */
     struct arena arena;
     int key_idx;               /* API key, or -1 */
-    char id[48];               /* "chatcmpl-...", or "req-..." */
+    char id[CALL_ID_BYTES];    /* "chatcmpl-...", or "req-..." */
     uint64_t arrived_ns;       /* uv_hrtime when the body was whole */
     int64_t created_s;
     bool active;               /* the body was taken: counted in app->n_active */
@@ -42,6 +44,8 @@ struct call {
     struct completion *completion; /* in the arena; NULL before and after its life */
 };
 
+/* A fresh id, CALL_ID_BYTES at most; route NULL: of a request that found none. */
+void call_name(char out[CALL_ID_BYTES], const struct route *route);
 /* NULL when memory is short. */
 struct call *call_create(struct app *app, struct http_exchange *x, const struct route *route, int key_idx);
 void call_release(struct call *c);

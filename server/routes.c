@@ -74,9 +74,12 @@ static void routes_refuse(struct app *app, struct http_exchange *x, const struct
 {
     struct http_header headers[CALL_MAX_HEADERS];
     struct buf body;
+    char id[CALL_ID_BYTES];
     int n = call_cors_headers(app, x, headers);
     if (why->header.name != NULL)
         headers[n++] = why->header;
+    call_name(id, route);
+    headers[n++] = (struct http_header){"X-Request-Id", id};
     buf_init(&body, 4096);
     api_error_body_for(&body, why->status, why->code, NULL, why->message);
     metrics_count_reply(&app->metrics, routes_idx(route), why->status);

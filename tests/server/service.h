@@ -174,6 +174,7 @@ static void assert_error(const struct http_exchange *x, int status, const char *
 {
     assert_int_equal(x->n_replies, 1);
     assert_int_equal(x->status, status);
+    assert_non_null(strstr(x->reply_headers, "X-Request-Id: "));
     json_t *v = body_of(x);
     assert_true(json_string_length(find(v, "error.message")) > 0);
     assert_true(json_is_string(find(v, "error.type")));
