@@ -1,7 +1,8 @@
 /* cpu.c: the life of the CPU backend: sizes from the shape, buffers once, weights into slabs, slabs read-only.
  *
- * Nothing is allocated after seal(): the buffers of a step lie in one mapping sized at open, the KV pages in another, the weights in slabs of 64 MiB
- * (huge pages where the system grants them) that seal() write-protects. All three come zeroed from the system, so padding is 0 without being written.
+ * Nothing is allocated after seal(): the buffers of a step lie in one mapping sized at open, the KV pages in another, the weights, matrices and
+ * vectors alike, in slabs of 64 MiB (huge pages where the system grants them) that seal() write-protects. All three come zeroed from the system, so
+ * padding is 0 without being written.
  * Which kernels run is decided here, once; see cpu.h for the table. */
 #include "engine/backend/cpu/cpu.h"
 
@@ -169,10 +170,6 @@ static void cpu_close(struct backend *be)
         next = m->next;
         free(m->stripes);
         free(m);
-    }
-    for (struct vector *v = c->vectors, *next; v != NULL; v = next) {
-        next = v->next;
-        free(v);
     }
     for (struct slab *s = c->slabs, *next; s != NULL; s = next) {
         next = s->next;
@@ -376,14 +373,11 @@ static int cpu_vector(struct backend *be, const float *values, int n, struct vec
 {
     struct cpu *c = (struct cpu *)be;
     assert(n > 0);
-    struct vector *v = malloc(sizeof *v + (size_t)n * sizeof *values);
+    struct vector *v = (struct vector *)slab_take(c, sizeof *v + (size_t)n * sizeof *values, err);
     if (v == NULL)
-        return err_set(err, ERR_NOMEM, "cannot allocate a vector of %d values", n);
+        return -1;
     v->n = n;
     memcpy(v->values, values, (size_t)n * sizeof *values);
-    v->next = c->vectors;
-    c->vectors = v;
-    c->weight_bytes += (size_t)n * sizeof *values;
     *out = v;
     return 0;
 }

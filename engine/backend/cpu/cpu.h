@@ -61,9 +61,8 @@ struct matrix {
     struct matrix *next; /* the backend's list, for close */
 };
 
-struct vector {
+struct vector { /* in a slab, to be sealed like any weight */
     int n;
-    struct vector *next;
     float values[];
 };
 
@@ -143,7 +142,6 @@ struct cpu {
     struct pool *pool;
 
     struct matrix *matrices;
-    struct vector *vectors;
     struct slab *slabs;
     size_t weight_bytes;
 

@@ -491,6 +491,45 @@ static void test_a_value_that_is_not_finite_is_a_sticky_fault(void **state)
     }
 }
 
+/* Whether the kernel would let this process write there. */
+static bool is_writable(const void *at)
+{
+    unsigned long lo, hi;
+    char line[512], mode[8];
+    bool found = false, writable = true;
+    FILE *f = fopen("/proc/self/maps", "re");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f) != NULL)
+        if (sscanf(line, "%lx-%lx %7s", &lo, &hi, mode) == 3 && (uintptr_t)at >= lo && (uintptr_t)at < hi) {
+            found = true;
+            writable = mode[1] == 'w';
+        }
+    fclose(f);
+    assert_true(found);
+    return writable;
+}
+
+static void test_sealed_weights_cannot_be_written(void **state)
+{
+    (void)state;
+    struct spec spec = {"seal", 1, 64, 64, 2, 1, 32, 64, 32, false, false, false, false, 0, ACT_SILU, ALL(TENSOR_Q4_1)};
+    struct rig rig;
+    rig_open(&rig, &spec, "cpu", 1);
+    assert_false(is_writable(rig.vocab->stripes[0].w));
+    assert_false(is_writable(rig.out_norm->values));
+    for (int i = 0; i < N_LAYERS; i++) {
+        const struct model *m = &rig.layers[i];
+        const struct matrix *const matrices[] = {m->qkv, m->o, m->pair, m->down};
+        const struct vector *const vectors[] = {m->norm, m->ffn_norm, m->bias, m->q_norm, m->k_norm, m->post};
+        for (size_t k = 0; k < sizeof matrices / sizeof *matrices; k++)
+            assert_false(is_writable(matrices[k]->stripes[0].w));
+        for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++)
+            assert_false(is_writable(vectors[k]->values));
+    }
+    assert_true(is_writable(((struct cpu *)rig.be)->kv));
+    backend_cpu.close(rig.be);
+}
+
 static void test_an_unknown_device_is_refused_with_a_sentence(void **state)
 {
     (void)state;
@@ -528,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_a_product_is_the_canonical_dot),
         cmocka_unit_test(test_a_copied_page_continues_as_the_original),
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
+        cmocka_unit_test(test_sealed_weights_cannot_be_written),
         cmocka_unit_test(test_an_unknown_device_is_refused_with_a_sentence),
         cmocka_unit_test(test_a_malformed_tensor_is_refused),
     };
