@@ -196,8 +196,8 @@ static bool push_text(struct engine *e, struct choice *c, int32_t id, bool last,
     const char *bytes;
     size_t n_bytes = tokenizer_bytes(e->tok, id, false, &bytes), n = 0;
     char *text = mailbox_bytes(e->mail, detok_max_out(&c->detok, n_bytes) + detok_max_out(&c->detok, 0));
-    /* A stop string counts only when it is completed by a token beyond the first min_tokens. */
-    c->detok.n_stops = c->n_output > c->req->min_tokens ? c->req->n_stops : 0;
+    /* A stop string counts when a token beyond the first min_tokens completes it, wherever it began. */
+    c->detok.armed = c->n_output > c->req->min_tokens;
     bool stopped = detok_push(&c->detok, id, text, &n);
     if (!stopped && last)
         n += detok_flush(&c->detok, text + n);

@@ -33,7 +33,7 @@ void detok_init(struct detok *d, const struct tokenizer *tok, const struct token
 {
     assert(n_stops >= 0);
     assert(n_stops <= DETOK_MAX_STOPS);
-    *d = (struct detok){.tok = tok, .n_stops = n_stops, .matched = -1};
+    *d = (struct detok){.tok = tok, .n_stops = n_stops, .armed = true, .matched = -1};
     for (int i = 0; i < n_stops; i++) {
         assert(stops[i].n >= 1);
         assert(stops[i].n <= DETOK_MAX_STOP_BYTES);
@@ -69,9 +69,13 @@ static bool detok_char(struct detok *d, const char *p, size_t n, char *out, size
     d->n_held += n;
     size_t keep = 0;
     for (int i = 0; i < d->n_stops; i++) {
+        bool complete = false;
         for (size_t k = 0; k < n; k++)
-            if (detok_see(d, i, p[k]) && k + 1 == n && (d->matched < 0 || d->stops[i].n > d->stops[d->matched].n))
-                d->matched = i;
+            complete = detok_see(d, i, p[k]);
+        if (complete && !d->armed)
+            d->n_seen[i] = d->back[i][d->stops[i].n - 1];
+        else if (complete && (d->matched < 0 || d->stops[i].n > d->stops[d->matched].n))
+            d->matched = i;
         if (d->n_seen[i] > keep)
             keep = d->n_seen[i];
     }

@@ -26,10 +26,11 @@ struct detok {
     char part[4];
     size_t n_seen[DETOK_MAX_STOPS];          /* bytes of each stop string that the held text ends with */
     uint8_t back[DETOK_MAX_STOPS][DETOK_MAX_STOP_BYTES]; /* where to go on in a stop string when the next byte differs */
+    bool armed;  /* false: stop strings are looked for, but one that completes now does not count */
     int matched; /* index of the stop string that ended the text, or -1 */
 };
 
-/* Ready to continue a text. (To decode a text from its beginning, set at_start to tokenizer_strips_leading_space(tok) afterwards.) Stop strings are
+/* Ready to continue a text, armed. (To decode a text from its beginning, set at_start to tokenizer_strips_leading_space(tok) afterwards.) Stop strings are
  * UTF-8, not empty and at most DETOK_MAX_STOP_BYTES long. */
 void detok_init(struct detok *d, const struct tokenizer *tok, const struct token_str *stops, int n_stops);
 

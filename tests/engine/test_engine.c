@@ -455,6 +455,38 @@ static void a_stop_string_cuts_the_text_before_it_and_keeps_the_tokens(void **st
     rig_close(&r);
 }
 
+/* min_tokens asks for so many tokens, not for a text whose end is forgotten. */
+static void a_stop_string_across_the_end_of_min_tokens_counts(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, usual);
+    struct engine_request q = ask(30, 20, 60);
+    q.ignore_eos = true;
+    struct story whole = *tell(&r, &q);
+    int n_tried = 0;
+    for (int m = 1; m < 60; m++) {
+        q = ask(30, 20, m);
+        q.ignore_eos = true;
+        size_t border = tell(&r, &q)->n_text;
+        q.max_tokens = m + 1;
+        if (tell(&r, &q)->n_text == border || whole.text[border - 1] < ' ' || whole.text[border] < ' ')
+            continue;
+        struct engine_text stop = {.p = whole.text + border - 1, .n = 2};
+        q.stops = &stop;
+        q.n_stops = 1;
+        q.min_tokens = m;
+        q.max_tokens = 60;
+        struct story *s = tell(&r, &q);
+        assert_int_equal(s->finish, ENGINE_FINISH_STOP);
+        assert_int_equal(s->n_ids, m + 1);
+        assert_int_equal(s->n_text, border - 1);
+        n_tried++;
+    }
+    assert_true(n_tried > 5);
+    rig_close(&r);
+}
+
 static void a_stop_id_ends_it_without_its_text(void **state)
 {
     (void)state;
@@ -774,6 +806,7 @@ int main(void)
         cmocka_unit_test(limits_end_a_choice_by_length),
         cmocka_unit_test(end_tokens_end_it_unless_banned),
         cmocka_unit_test(a_stop_string_cuts_the_text_before_it_and_keeps_the_tokens),
+        cmocka_unit_test(a_stop_string_across_the_end_of_min_tokens_counts),
         cmocka_unit_test(a_stop_id_ends_it_without_its_text),
         cmocka_unit_test(scoring_what_was_generated_gives_the_same_log_probabilities),
         cmocka_unit_test(cached_tokens_are_told_truly),

@@ -167,6 +167,32 @@ static size_t repair(const char *p, size_t n, char *out)
     return n_out;
 }
 
+static void a_stop_string_that_began_before_arming_counts_when_it_completes(void **state)
+{
+    (void)state;
+    const struct token_str stops[] = {STR("abc"), STR("aa")};
+    const char text[] = "abcabaab";
+    const char *const released[] = {"", "", "abc", "", "", "ab", "", ""};
+    for (size_t armed_at = 0; armed_at <= 6; armed_at++) {
+        struct detok d;
+        detok_init(&d, tok, stops, 2);
+        char out[16];
+        size_t n = 0;
+        bool stopped = false;
+        for (size_t i = 0; text[i] != '\0' && !stopped; i++) {
+            d.armed = i >= armed_at;
+            stopped = detok_push(&d, (unsigned char)text[i], out, &n);
+            assert_true(stopped == (d.armed && (i == 2 || i == 6)));
+            if (!d.armed) {
+                assert_int_equal(n, strlen(released[i]));
+                assert_memory_equal(out, released[i], n);
+            }
+        }
+        assert_true(stopped);
+        assert_int_equal(d.matched, armed_at <= 2 ? 0 : 1);
+    }
+}
+
 /* Where the first stop string to complete begins, and which it is: n and -1 where there is none. */
 static size_t first_stop(const char *p, size_t n, const struct token_str *stops, int n_stops, int *which)
 {
@@ -268,6 +294,7 @@ static void the_longest_stop_strings_fit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stop_string_that_began_before_arming_counts_when_it_completes),
         cmocka_unit_test(characters_come_whole),
         cmocka_unit_test(only_hopeless_bytes_are_replaced),
         cmocka_unit_test(what_may_begin_a_stop_string_waits),
