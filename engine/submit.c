@@ -99,6 +99,9 @@ static int check_context(const struct engine *e, const struct engine_request *q,
     if (q->max_tokens >= 0 && (size_t)q->max_tokens > n_ctx - q->n_prompt)
         return err_set_param(err, ERR_CONTEXT, "max_tokens", "prompt is %zu tokens and max_tokens is %d, together %zu; the context holds %zu",
                              q->n_prompt, q->max_tokens, q->n_prompt + (size_t)q->max_tokens, n_ctx);
+    if ((size_t)q->min_tokens > n_ctx - q->n_prompt) /* max_tokens is absent */
+        return err_set_param(err, ERR_CONTEXT, "min_tokens", "prompt is %zu tokens and min_tokens is %d, together %zu; the context holds %zu",
+                             q->n_prompt, q->min_tokens, q->n_prompt + (size_t)q->min_tokens, n_ctx);
     return 0;
 }
 
