@@ -147,16 +147,7 @@ void engine_ids_finish(struct engine_ids *l)
 int engine_tokenize(const struct engine *e, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
                     struct engine_ids *out, struct err *err)
 {
-    struct text_span *text = malloc(sizeof *text * (n_spans + 1));
-    if (text == NULL)
-        return err_set(err, ERR_NOMEM, "no memory to tokenize %zu spans", n_spans);
-    for (size_t i = 0; i < n_spans; i++)
-        text[i] = (struct text_span){.p = spans[i].p, .n = spans[i].n, .trusted = spans[i].trusted};
-    struct token_list list = {.ids = out->ids, .n = out->n, .cap = out->cap};
-    int rc = tokenizer_encode(e->tok, text, n_spans, add_bos, max_tokens, &list, err);
-    *out = (struct engine_ids){.ids = list.ids, .n = rc == 0 ? list.n : out->n, .cap = list.cap};
-    free(text);
-    return rc;
+    return engine_encode(e->tok, spans, n_spans, add_bos, max_tokens, false, out, err);
 }
 
 size_t engine_token_bytes(const struct engine *e, int32_t id, bool special, const char **p_out)

@@ -75,6 +75,7 @@ struct engine_ids {
     size_t n, cap;
 };
 void engine_ids_finish(struct engine_ids *l);
+/* Appends the ids of the text. ERR_CONTEXT beyond max_tokens; ERR_INVALID, with its offset, for a byte that the vocabulary has no token for. */
 int engine_tokenize(const struct engine *e, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
                     struct engine_ids *out, struct err *err);
 /* Bytes of one token, special tokens included when asked; points into the engine. */
@@ -89,7 +90,8 @@ int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool
 int engine_inspect(const char *path, void (*fact)(void *arg, const char *section, const char *name, const char *value), void *arg,
                    struct err *err);
 
-/* The tokenizer of a model file alone: also of files that hold a vocabulary and no weights. Everything as the functions above. */
+/* The tokenizer of a model file alone: also of files that hold a vocabulary and no weights. Everything as the functions above,
+ * but that a byte without a token is left out. */
 struct engine_tokenizer;
 int engine_tokenizer_open(const char *path, struct engine_tokenizer **out, struct err *err);
 void engine_tokenizer_close(struct engine_tokenizer *t); /* NULL is fine */

@@ -66,13 +66,15 @@ static int prepare_prompt(const struct prepare_context *ctx, const struct api_re
     if (prompt->ids != NULL)
         return prepare_copy_ids(prompt, out, err);
     struct engine_span span = {.p = prompt->text, .n = prompt->n_text, .trusted = false};
-    if (engine_tokenize(ctx->engine, &span, 1, api->add_special_tokens, PREPARE_MAX_TOKENS, out, err) != 0)
+    char path[48];
+    api_prompt_path(api, i, path, sizeof path);
+    if (engine_tokenize(ctx->engine, &span, 1, api->add_special_tokens, PREPARE_MAX_TOKENS, out, err) != 0) {
+        if (err->param[0] == '\0')
+            snprintf(err->param, sizeof err->param, "%s", path);
         return -1;
-    if (out->n == 0 && api->kind == API_COMPLETION) {
-        char path[48];
-        api_prompt_path(api, i, path, sizeof path);
-        return err_set_param(err, ERR_INVALID, path, "%s is empty; at least one token is needed", path);
     }
+    if (out->n == 0 && api->kind == API_COMPLETION)
+        return err_set_param(err, ERR_INVALID, path, "%s is empty; at least one token is needed", path);
     return 0;
 }
 
@@ -157,6 +159,8 @@ static int prepare_chat(const struct prepare_context *ctx, struct prepared *p, s
     p->used_now = rendered.used_now;
     int rc = prepare_tokenize_runs(ctx, &rendered, p->api.kind == API_TOKENIZE && p->api.add_special_tokens, &p->ids[0], err);
     chat_output_finish(&rendered);
+    if (rc != 0 && err->param[0] == '\0')
+        snprintf(err->param, sizeof err->param, "messages");
     if (rc == 0 && p->ids[0].n == 0 && p->api.kind == API_CHAT)
         rc = err_set_param(err, ERR_INVALID, "messages", "the chat template made an empty prompt of these messages");
     return rc;

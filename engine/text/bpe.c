@@ -4,7 +4,8 @@
  * that encoding works on plain bytes: a word's first symbols are the tokens of its bytes.
  *
  * A vocabulary may lack some single bytes (SmolLM2's has none for U+0004 or for F5..FF, which no text of its training held). Such a byte cannot be
- * said to the model at all. It is left out, as the model's own tokenizer does, and counted. */
+ * said to the model at all. It is left out here, as by the model's own tokenizer, and noted: whoever
+ * must not send less than was asked refuses the text. */
 #include "engine/text/bpe.h"
 
 #include <assert.h>
@@ -162,7 +163,7 @@ struct bpe_run {
     const struct bpe *bpe;
     struct merge_state *scratch;
     const struct token_sink *sink;
-    size_t *n_lost;
+    struct token_loss *loss;
 };
 
 static int bpe_word(void *ctx, const char *p, size_t n, struct err *err)
@@ -182,8 +183,10 @@ static int bpe_word(void *ctx, const char *p, size_t n, struct err *err)
         int32_t id = b->byte_id[(unsigned char)p[i]];
         if (id >= 0)
             symbols[n_symbols++] = (struct merge_symbol){.id = id, .off = (uint32_t)i, .len = 1};
+        else if (run->loss->first == NULL)
+            run->loss->first = p + i;
     }
-    *run->n_lost += n - n_symbols;
+    run->loss->n += n - n_symbols;
     if (n_symbols == 0)
         return 0;
     merge_run(run->scratch, n_symbols, bpe_find, b);
@@ -193,9 +196,9 @@ static int bpe_word(void *ctx, const char *p, size_t n, struct err *err)
     return rc;
 }
 
-int bpe_encode(const struct bpe *b, const char *p, size_t n, struct merge_state *scratch, const struct token_sink *sink, size_t *n_lost_io,
+int bpe_encode(const struct bpe *b, const char *p, size_t n, struct merge_state *scratch, const struct token_sink *sink, struct token_loss *loss_io,
                struct err *err)
 {
-    struct bpe_run run = {.bpe = b, .scratch = scratch, .sink = sink, .n_lost = n_lost_io};
+    struct bpe_run run = {.bpe = b, .scratch = scratch, .sink = sink, .loss = loss_io};
     return pretok_split(b->pretok, p, n, bpe_word, &run, err);
 }

@@ -19,8 +19,8 @@ bool bpe_unspell(const char *p, size_t n, char *out, size_t *n_out);
 int bpe_create(const struct vocab *vocab, const struct pretok_kind *kind, const struct pieces *pieces, const bool *plain, struct bpe **out,
                struct err *err);
 void bpe_destroy(struct bpe *b);
-/* Appends the tokens of ordinary text. *n_lost_io counts bytes that have no token and were left out. */
-int bpe_encode(const struct bpe *b, const char *p, size_t n, struct merge_state *scratch, const struct token_sink *sink, size_t *n_lost_io,
+/* Appends the tokens of ordinary text. Bytes that have no token are left out and noted in *loss_io. */
+int bpe_encode(const struct bpe *b, const char *p, size_t n, struct merge_state *scratch, const struct token_sink *sink, struct token_loss *loss_io,
                struct err *err);
 
 #endif

@@ -163,17 +163,15 @@ static bool spm_find(const void *ctx, const struct merge_symbol *l, const struct
 }
 
 /* The bytes of a text without a piece. One unknown token stands for a run of what even byte tokens cannot spell. */
-static int spm_push_bytes(const struct spm *s, const char *p, size_t n, bool after_unk, const struct token_sink *sink, size_t *n_lost_io,
-                          bool *unk_out, struct err *err)
+static int spm_push_bytes(const struct spm *s, const char *p, size_t n, bool after_unk, const struct token_sink *sink, bool *unk_out,
+                          struct err *err)
 {
     bool spelled = true;
     for (size_t i = 0; i < n; i++)
         spelled = spelled && s->byte_id[(unsigned char)p[i]] >= 0;
     *unk_out = !spelled;
-    if (!spelled) {
-        *n_lost_io += n;
+    if (!spelled)
         return after_unk ? 0 : token_list_push(sink, s->unk, err);
-    }
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = token_list_push(sink, s->byte_id[(unsigned char)p[i]], err);
@@ -194,8 +192,17 @@ static size_t spm_symbols(const struct spm *s, const char *text, size_t n, struc
     return n_symbols;
 }
 
+/* Where byte `at` of the unescaped text stood in p[0..n). */
+static const char *spm_origin(const char *p, size_t n, size_t at)
+{
+    size_t i = 0;
+    for (; at > 0; at--)
+        i += spm_is_space(p + i, n - i) ? 3 : 1;
+    return p + i;
+}
+
 int spm_encode(const struct spm *s, const char *p, size_t n, bool space_prefix, struct merge_state *scratch, const struct token_sink *sink,
-               size_t *n_lost_io, struct err *err)
+               struct token_loss *loss_io, struct err *err)
 {
     if (n == 0)
         return 0;
@@ -220,7 +227,10 @@ int spm_encode(const struct spm *s, const char *p, size_t n, bool space_prefix, 
             rc = token_list_push(sink, sym->id, err);
             unk = false;
         } else {
-            rc = spm_push_bytes(s, text + sym->off, sym->len, unk, sink, n_lost_io, &unk, err);
+            rc = spm_push_bytes(s, text + sym->off, sym->len, unk, sink, &unk, err);
+            if (unk && loss_io->first == NULL)
+                loss_io->first = spm_origin(p, n, sym->off > 0 && space_prefix ? sym->off - 1 : sym->off);
+            loss_io->n += unk ? sym->len : 0;
         }
     }
     free(text);

@@ -22,8 +22,9 @@ bool spm_is_run(const char *p, size_t n);
 int spm_create(const struct vocab *vocab, const struct pieces *pieces, const bool *plain, const bool *silent, int32_t unk, struct spm **out,
                struct err *err);
 void spm_destroy(struct spm *s);
-/* Appends the tokens of ordinary text; with space_prefix as if a space stood before it. *n_lost_io counts bytes that became the unknown token. */
+/* Appends the tokens of ordinary text; with space_prefix as if a space stood before it. Bytes that became the unknown token
+ * are noted in *loss_io. */
 int spm_encode(const struct spm *s, const char *p, size_t n, bool space_prefix, struct merge_state *scratch, const struct token_sink *sink,
-               size_t *n_lost_io, struct err *err);
+               struct token_loss *loss_io, struct err *err);
 
 #endif

@@ -8,6 +8,11 @@ struct token_sink {
     struct token_list *out;
     size_t max_tokens; /* out->n never exceeds it */
 };
+/* Bytes of text that no token can stand for. */
+struct token_loss {
+    size_t n;
+    const char *first; /* the first of them, in the text that is encoded; NULL: none */
+};
 int token_list_push(const struct token_sink *sink, int32_t id, struct err *err);
 
 #endif

@@ -236,7 +236,7 @@ struct tokenizer_job {
     const struct tokenizer_run *runs;
     struct token_sink sink;
     struct merge_state scratch;
-    size_t n_lost;
+    struct token_loss loss;
 };
 
 /* Joins the spans. *text_out is malloc'd, and *runs_out, which is never empty. */
@@ -280,8 +280,8 @@ static int tokenizer_segment(struct tokenizer_job *job, size_t from, size_t to, 
         return 0;
     const struct tokenizer *t = job->t;
     const char *p = job->text + from;
-    return t->bpe != NULL ? bpe_encode(t->bpe, p, to - from, &job->scratch, &job->sink, &job->n_lost, err)
-                          : spm_encode(t->spm, p, to - from, t->space_prefix, &job->scratch, &job->sink, &job->n_lost, err);
+    return t->bpe != NULL ? bpe_encode(t->bpe, p, to - from, &job->scratch, &job->sink, &job->loss, err)
+                          : spm_encode(t->spm, p, to - from, t->space_prefix, &job->scratch, &job->sink, &job->loss, err);
 }
 
 static int tokenizer_walk(struct tokenizer_job *job, struct err *err)
@@ -331,8 +331,10 @@ int tokenizer_encode(const struct tokenizer *t, const struct text_span *spans, s
         rc = token_list_push(&job.sink, t->bos, err);
     if (rc == 0)
         rc = tokenizer_walk(&job, err);
+    if (rc == 0 && job.loss.n > 0 && out->n_lost == 0)
+        out->lost_at = (size_t)(job.loss.first - text);
     if (rc == 0)
-        out->n_lost += job.n_lost;
+        out->n_lost += job.loss.n;
     else
         out->n = n_before;
     merge_finish(&job.scratch);

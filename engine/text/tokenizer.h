@@ -55,7 +55,8 @@ struct text_span {
 struct token_list {
     int32_t *ids; /* malloc'd; free with token_list_finish */
     size_t n, cap;
-    size_t n_lost; /* bytes of text that the vocabulary cannot spell: left out (BPE) or told as the unknown token (SPM) */
+    size_t n_lost;  /* bytes of text that the vocabulary cannot spell: left out (BPE) or told as the unknown token (SPM) */
+    size_t lost_at; /* offset of the first of them in the joined spans */
 };
 void token_list_finish(struct token_list *l);
 

@@ -68,6 +68,17 @@ def test_mistakes_are_400_with_their_path(toy, path, body, param):
     assert param in e["message"] or param.split("[")[0].split(".")[0] in e["message"]
 
 
+@pytest.mark.parametrize("path, body, param", [
+    (TEXT, {"prompt": "ab\x04"}, "prompt"),
+    (TEXT, {"prompt": ["ab", "\x04"]}, "prompt[1]"),
+    (CHAT, {"messages": [{"role": "user", "content": "\x04"}]}, "messages"),
+    ("/tokenize", {"prompt": "\x04"}, "prompt"),
+])
+def test_text_that_the_model_has_no_tokens_for_is_400(smollm2, path, body, param):
+    e = error(smollm2.post(path, body), 400)
+    assert e["param"] == param and "byte 0x04 at offset" in e["message"]
+
+
 @pytest.mark.parametrize("content", [
     b"", b"{", b"[]", b"null", b'{"prompt":"a"} x', b'{"prompt":"a","prompt":"b"}', b'{"prompt":"\xff"}', b'{"prompt":"\\ud800"}',
     b'{"prompt":"a","seed":9223372036854775808}', b'{"prompt":"a","temperature":1e999}', b'{"prompt":"a","temperature":NaN}',

@@ -16,6 +16,7 @@
 #include "engine/engine_internal.h"
 #include "engine/numerics/numerics.h"
 #include "tests/engine/matrix.h"
+#include "tests/engine/text/small_vocab.h"
 #include "tests/engine/toy_runner.h"
 
 #define N_CTX 512
@@ -266,6 +267,31 @@ static void what_can_never_fit_is_refused_with_the_numbers(void **state)
     rig_close(&r);
 }
 
+static void a_byte_that_the_vocabulary_cannot_say_is_refused_with_its_offset(void **state)
+{
+    (void)state;
+    static struct small_vocab v;
+    struct tokenizer *t;
+    struct err err;
+    small_init_bpe(&v, "gpt2");
+    v.tokens[4] = (struct token_str){"[no byte 4]", 11};
+    small_add(&v, "ab", TOKEN_NORMAL, 0);
+    small_merge(&v, "a b");
+    assert_int_equal(tokenizer_create(&v.v, &t, &err), 0);
+    const struct engine_span spans[] = {{.p = "xyz", .n = 3}, {.p = "", .n = 0}, {.p = "u\x04w\x04", .n = 4}};
+    struct engine_ids ids = {0};
+    assert_int_equal(engine_encode(t, spans, 3, false, 100, true, &ids, &err), 0); /* ids as the model's own tokenizer gives them */
+    assert_int_equal(ids.n, 5);
+    assert_int_equal(engine_encode(t, spans, 3, false, 100, false, &ids, &err), -1);
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_string_equal(err.msg, "byte 0x04 at offset 4 of the text has no token in this model's vocabulary");
+    assert_int_equal(ids.n, 5);
+    assert_int_equal(engine_encode(t, spans, 2, false, 100, false, &ids, &err), 0);
+    assert_int_equal(ids.n, 8);
+    engine_ids_finish(&ids);
+    tokenizer_destroy(t);
+}
+
 static void nonsense_is_refused_by_name(void **state)
 {
     (void)state;
@@ -285,6 +311,9 @@ static void nonsense_is_refused_by_name(void **state)
     q = ask(0, 5, 4);
     q.min_tokens = 5;
     refused(&r, &q, ERR_INVALID, "min_tokens", "min_tokens is 5");
+    q = ask(0, 12, -1);
+    q.min_tokens = N_CTX - 11;
+    refused(&r, &q, ERR_CONTEXT, "min_tokens", "min_tokens is 501, together 513; the context holds 512");
     q = ask(0, 5, 4);
     q.temperature = NAN;
     refused(&r, &q, ERR_INVALID, "temperature", "temperature");
@@ -800,6 +829,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_can_never_fit_is_refused_with_the_numbers),
+        cmocka_unit_test(a_byte_that_the_vocabulary_cannot_say_is_refused_with_its_offset),
         cmocka_unit_test(nonsense_is_refused_by_name),
         cmocka_unit_test(a_full_queue_is_busy_and_takes_all_or_nothing),
         cmocka_unit_test(after_drain_nothing_new_is_taken_and_the_rest_finishes),

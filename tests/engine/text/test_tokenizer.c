@@ -155,6 +155,7 @@ static void bpe_counts_bytes_that_the_vocabulary_lacks(void **state)
     assert_int_equal(tokenizer_encode(t, &span, 1, false, 10, &l, &err), 0);
     assert_int_equal(l.n, 2);
     assert_int_equal(l.n_lost, 2);
+    assert_int_equal(l.lost_at, 1);
     token_list_finish(&l);
     tokenizer_destroy(t);
 }
@@ -228,6 +229,18 @@ static void spm_without_byte_tokens_says_unknown_once_per_run(void **state)
     int32_t a = small_add(&s, "a", TOKEN_NORMAL, 0);
     struct tokenizer *t = make(&s);
     assert_ids(t, "axyaz", IDS(a, s.v.unk, a, s.v.unk));
+    struct text_span span = {.p = "a\xe2\x96\x81" "axya", .n = 8}; /* U+2581 is a space: one byte where there were three */
+    struct token_list l = {0};
+    struct err err;
+    assert_int_equal(tokenizer_encode(t, &span, 1, false, 10, &l, &err), 0);
+    assert_int_equal(l.n_lost, 3);
+    assert_int_equal(l.lost_at, 1);
+    l.n_lost = 0;
+    span = (struct text_span){.p = "aayz", .n = 4};
+    assert_int_equal(tokenizer_encode(t, &span, 1, false, 10, &l, &err), 0);
+    assert_int_equal(l.n_lost, 2);
+    assert_int_equal(l.lost_at, 2);
+    token_list_finish(&l);
     tokenizer_destroy(t);
     s.v.eos = s.v.unk; /* text that cannot be spelled must not end a turn */
     assert_refused(&s, ERR_FORMAT, "byte tokens");
