@@ -4,7 +4,7 @@ import datetime
 
 import openai
 import pytest
-from daemon import TOY
+from daemon import ROOT, TOY
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one short sentence."}]
 BODY = {"model": "", "messages": MESSAGES, "temperature": 0, "max_tokens": 24}
@@ -166,3 +166,15 @@ def test_template_arguments_reach_the_template(start, tmp_path):
 
     assert count(chat_template_kwargs={"greeting": "hello there"}) != count()
     assert len(count(add_generation_prompt=False)) < len(count())
+
+
+def test_the_readmes_conversation_happens_again(smollm2):
+    block = next(b for b in (ROOT / "README.md").read_text().split("```") if b.startswith("\n> "))
+    turns = [turn.strip().split("\n", 1) for turn in block.strip().split("\n\n")]
+    assert len(turns) == 2
+    messages = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": question.removeprefix("> ")})
+        text = chat(smollm2, messages=messages, max_tokens=100).choices[0].message.content
+        assert text == answer
+        messages.append({"role": "assistant", "content": text})
