@@ -106,7 +106,7 @@ struct engine_parts {
  * On failure the parts stay the caller's. */
 int engine_open_runner(const struct engine_options *opt, const struct engine_parts *parts, struct engine **out, struct err *err);
 
-/* engine_tokenizer.c: tokenizer_encode for the types of engine.h. lossy: bytes that the vocabulary has no token for are left out; else ERR_INVALID. */
+/* engine_tokenizer.c: tokenizer_encode for the types of engine.h. lossy: bytes without a token are left out; else they are ERR_INVALID. */
 int engine_encode(const struct tokenizer *tok, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens, bool lossy,
                   struct engine_ids *out, struct err *err);
 

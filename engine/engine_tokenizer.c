@@ -1,7 +1,7 @@
 /* engine_tokenizer.c: a model file's vocabulary as a tokenizer, without an engine around it; and how any tokenizer meets engine.h's spans and ids.
  *
- * The file is let go as soon as the tokenizer stands. A byte that the vocabulary has no token for is left out here, for the answer is the ids that the
- * model's own tokenizer gives; an engine refuses such a text, for its model would see less than was asked. */
+ * The file is let go as soon as the tokenizer stands. A byte that the vocabulary has no token for is left out here, for the answer is the ids that
+ * the model's own tokenizer gives; an engine refuses such a text, for its model would see less than was asked. */
 #include <stdlib.h>
 
 #include "engine/engine_internal.h"

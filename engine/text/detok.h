@@ -30,8 +30,8 @@ struct detok {
     int matched; /* index of the stop string that ended the text, or -1 */
 };
 
-/* Ready to continue a text, armed. (To decode a text from its beginning, set at_start to tokenizer_strips_leading_space(tok) afterwards.) Stop strings are
- * UTF-8, not empty and at most DETOK_MAX_STOP_BYTES long. */
+/* Ready to continue a text, armed. (To decode a text from its beginning, set at_start to tokenizer_strips_leading_space(tok) afterwards.) Stop
+ * strings are UTF-8, not empty and at most DETOK_MAX_STOP_BYTES long. */
 void detok_init(struct detok *d, const struct tokenizer *tok, const struct token_str *stops, int n_stops);
 
 /* Most bytes that one push may release for a token of n_bytes bytes: all held bytes and each new one, an invalid byte becoming three. */

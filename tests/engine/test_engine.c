@@ -16,7 +16,6 @@
 #include "engine/engine_internal.h"
 #include "engine/numerics/numerics.h"
 #include "tests/engine/matrix.h"
-#include "tests/engine/text/small_vocab.h"
 #include "tests/engine/toy_runner.h"
 
 #define N_CTX 512
@@ -267,31 +266,6 @@ static void what_can_never_fit_is_refused_with_the_numbers(void **state)
     rig_close(&r);
 }
 
-static void a_byte_that_the_vocabulary_cannot_say_is_refused_with_its_offset(void **state)
-{
-    (void)state;
-    static struct small_vocab v;
-    struct tokenizer *t;
-    struct err err;
-    small_init_bpe(&v, "gpt2");
-    v.tokens[4] = (struct token_str){"[no byte 4]", 11};
-    small_add(&v, "ab", TOKEN_NORMAL, 0);
-    small_merge(&v, "a b");
-    assert_int_equal(tokenizer_create(&v.v, &t, &err), 0);
-    const struct engine_span spans[] = {{.p = "xyz", .n = 3}, {.p = "", .n = 0}, {.p = "u\x04w\x04", .n = 4}};
-    struct engine_ids ids = {0};
-    assert_int_equal(engine_encode(t, spans, 3, false, 100, true, &ids, &err), 0); /* ids as the model's own tokenizer gives them */
-    assert_int_equal(ids.n, 5);
-    assert_int_equal(engine_encode(t, spans, 3, false, 100, false, &ids, &err), -1);
-    assert_int_equal(err.code, ERR_INVALID);
-    assert_string_equal(err.msg, "byte 0x04 at offset 4 of the text has no token in this model's vocabulary");
-    assert_int_equal(ids.n, 5);
-    assert_int_equal(engine_encode(t, spans, 2, false, 100, false, &ids, &err), 0);
-    assert_int_equal(ids.n, 8);
-    engine_ids_finish(&ids);
-    tokenizer_destroy(t);
-}
-
 static void nonsense_is_refused_by_name(void **state)
 {
     (void)state;
@@ -481,38 +455,6 @@ static void a_stop_string_cuts_the_text_before_it_and_keeps_the_tokens(void **st
     assert_memory_equal(whole.text + s->n_text, wanted, 3);
     assert_true(s->n_ids < whole.n_ids);
     assert_memory_equal(s->ids, whole.ids, sizeof *s->ids * (size_t)s->n_ids);
-    rig_close(&r);
-}
-
-/* min_tokens asks for so many tokens, not for a text whose end is forgotten. */
-static void a_stop_string_across_the_end_of_min_tokens_counts(void **state)
-{
-    (void)state;
-    struct rig r;
-    rig_open(&r, usual);
-    struct engine_request q = ask(30, 20, 60);
-    q.ignore_eos = true;
-    struct story whole = *tell(&r, &q);
-    int n_tried = 0;
-    for (int m = 1; m < 60; m++) {
-        q = ask(30, 20, m);
-        q.ignore_eos = true;
-        size_t border = tell(&r, &q)->n_text;
-        q.max_tokens = m + 1;
-        if (tell(&r, &q)->n_text == border || whole.text[border - 1] < ' ' || whole.text[border] < ' ')
-            continue;
-        struct engine_text stop = {.p = whole.text + border - 1, .n = 2};
-        q.stops = &stop;
-        q.n_stops = 1;
-        q.min_tokens = m;
-        q.max_tokens = 60;
-        struct story *s = tell(&r, &q);
-        assert_int_equal(s->finish, ENGINE_FINISH_STOP);
-        assert_int_equal(s->n_ids, m + 1);
-        assert_int_equal(s->n_text, border - 1);
-        n_tried++;
-    }
-    assert_true(n_tried > 5);
     rig_close(&r);
 }
 
@@ -829,14 +771,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_can_never_fit_is_refused_with_the_numbers),
-        cmocka_unit_test(a_byte_that_the_vocabulary_cannot_say_is_refused_with_its_offset),
         cmocka_unit_test(nonsense_is_refused_by_name),
         cmocka_unit_test(a_full_queue_is_busy_and_takes_all_or_nothing),
         cmocka_unit_test(after_drain_nothing_new_is_taken_and_the_rest_finishes),
         cmocka_unit_test(limits_end_a_choice_by_length),
         cmocka_unit_test(end_tokens_end_it_unless_banned),
         cmocka_unit_test(a_stop_string_cuts_the_text_before_it_and_keeps_the_tokens),
-        cmocka_unit_test(a_stop_string_across_the_end_of_min_tokens_counts),
         cmocka_unit_test(a_stop_id_ends_it_without_its_text),
         cmocka_unit_test(scoring_what_was_generated_gives_the_same_log_probabilities),
         cmocka_unit_test(cached_tokens_are_told_truly),
