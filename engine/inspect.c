@@ -50,15 +50,18 @@ static int tell_hash(const struct inspect *in, const struct gguf *g, struct err 
 
 static void tell_served(const struct inspect *in, const char *path)
 {
-    struct model *m;
+    struct model *m = NULL;
+    struct vocab vocab;
+    struct tokenizer *tok = NULL;
     struct err why = {0};
-    if (model_open(path, &m, &why) != 0) {
-        in->fact(in->arg, "file", "serves", why.msg);
-        return;
+    bool opened = model_open(path, &m, &why) == 0;
+    bool serves = opened && model_vocab(m, &vocab, &why) == 0 && tokenizer_create(&vocab, &tok, &why) == 0;
+    in->fact(in->arg, "file", "serves", serves ? "yes" : why.msg);
+    if (opened) {
+        tell_number(in, "file", "parameters", model_info(m)->n_params);
+        tell_number(in, "file", "kv_bytes_per_position", model_info(m)->kv_bytes_per_pos);
     }
-    in->fact(in->arg, "file", "serves", "yes");
-    tell_number(in, "file", "parameters", model_info(m)->n_params);
-    tell_number(in, "file", "kv_bytes_per_position", model_info(m)->kv_bytes_per_pos);
+    tokenizer_destroy(tok);
     model_close(m);
 }
 
