@@ -70,6 +70,17 @@ struct routes_refusal {
     char message[256];
 };
 
+/* Not the path: it may hold anything. */
+static void routes_log(const struct app *app, const char *id, const struct route *route, const struct routes_refusal *why)
+{
+    char line[256];
+    if (app->opt.log == NULL)
+        return;
+    snprintf(line, sizeof line, "request id=%s route=%s status=%d error=%s", id, route != NULL ? route->path : "other", why->status,
+             why->code != NULL ? why->code : "internal");
+    app->opt.log(app->opt.log_arg, line);
+}
+
 static void routes_refuse(struct app *app, struct http_exchange *x, const struct route *route, const struct routes_refusal *why)
 {
     struct http_header headers[CALL_MAX_HEADERS];
@@ -83,6 +94,7 @@ static void routes_refuse(struct app *app, struct http_exchange *x, const struct
     buf_init(&body, 4096);
     api_error_body_for(&body, why->status, why->code, NULL, why->message);
     metrics_count_reply(&app->metrics, routes_idx(route), why->status);
+    routes_log(app, id, route, why);
     http_reply(x, why->status, "application/json", body.p != NULL ? body.p : "", body.n, headers, n);
     buf_finish(&body);
 }

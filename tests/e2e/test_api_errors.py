@@ -143,6 +143,17 @@ def test_ignored_fields_are_named_in_a_header(start):
     error(d.post(CHAT, {"messages": USER, "tools": [{}]}), 400)
 
 
+@pytest.mark.parametrize("method, path, status", [("GET", "/secret-path", 404), ("DELETE", TEXT, 405), ("POST", TEXT, 415)])
+def test_the_log_names_refused_requests(toy, method, path, status):
+    mark = len(toy.log())
+    r = raw(toy, path, None if method == "GET" else b"{}", {"Content-Type": "text/plain"}, method)
+    assert r.status_code == status
+    lines = toy.log()[mark:]
+    line = next(x for x in lines.splitlines() if r.headers["x-request-id"] in x)
+    assert f"status={status} error={r.json()['error']['code']}" in line
+    assert "secret" not in lines
+
+
 def test_the_log_names_the_request_and_never_its_text(toy):
     mark = len(toy.log())
     secret = "zebra-crossing-9137"
