@@ -90,6 +90,8 @@ int gguf_get_int(const struct gguf *g, const char *key, int64_t min, int64_t max
 int gguf_get_bool(const struct gguf *g, const char *key, bool *out, struct err *err);
 int gguf_get_float(const struct gguf *g, const char *key, double *out, struct err *err);
 int gguf_get_str(const struct gguf *g, const char *key, struct token_str *out, struct err *err);
+/* A terminated copy, to be freed; *out is untouched where the key is absent. Returns 0, or -1 (a string with a NUL byte is ERR_FORMAT). */
+int gguf_copy_str(const struct gguf *g, const char *key, char **out, struct err *err);
 
 /* Item i of a numeric scalar or array (i < kv->n); false where the type does not fit. */
 bool gguf_item_int(const struct gguf_kv *kv, uint64_t i, int64_t *out);

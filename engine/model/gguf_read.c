@@ -180,6 +180,21 @@ int gguf_get_str(const struct gguf *g, const char *key, struct token_str *out, s
     return 1;
 }
 
+int gguf_copy_str(const struct gguf *g, const char *key, char **out, struct err *err)
+{
+    struct token_str s;
+    int found = gguf_get_str(g, key, &s, err);
+    if (found <= 0)
+        return found;
+    if (memchr(s.p, '\0', s.n) != NULL)
+        return err_set(err, ERR_FORMAT, "\"%s\" contains a NUL byte", key);
+    char *copy = strndup(s.p, s.n);
+    if (copy == NULL)
+        return err_set(err, ERR_NOMEM, "no memory for \"%s\"", key);
+    *out = copy;
+    return 0;
+}
+
 /* ---- text ---- */
 
 const char *gguf_kv_text(const struct gguf_kv *kv, char *buf, size_t n)

@@ -80,17 +80,6 @@ static int find_family(struct model *m, struct err *err)
     return 0;
 }
 
-/* A terminated copy of a string entry; *out stays NULL where the key is absent. */
-static int copy_str(const struct gguf *g, const char *key, char **out, struct err *err)
-{
-    struct token_str s;
-    int found = gguf_get_str(g, key, &s, err);
-    if (found <= 0)
-        return found;
-    *out = strndup(s.p, s.n);
-    return *out != NULL ? 0 : err_set(err, ERR_NOMEM, "no memory for \"%s\"", key);
-}
-
 /* A vocabulary in the file must have one token for each row of the embedding. */
 static int check_vocab_size(const struct model *m, struct err *err)
 {
@@ -120,7 +109,8 @@ static int read_model(struct model *m, struct err *err)
     if (find_family(m, err) != 0 || hparams_read(m->file, m->family, hp, err) != 0 ||
         weights_bind(m->file, m->family, hp, &m->weights, err) != 0 || init_rope(m, err) != 0 || check_vocab_size(m, err) != 0)
         return -1;
-    if (copy_str(m->file, "general.name", &m->name, err) != 0 || copy_str(m->file, "tokenizer.chat_template", &m->chat_template, err) != 0)
+    if (gguf_copy_str(m->file, "general.name", &m->name, err) != 0 ||
+        gguf_copy_str(m->file, "tokenizer.chat_template", &m->chat_template, err) != 0)
         return -1;
     m->info = (struct model_info){
         .name = m->name != NULL ? m->name : "",

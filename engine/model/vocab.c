@@ -12,23 +12,6 @@ static int no_memory(struct err *err)
     return err_set(err, ERR_NOMEM, "no memory for the vocabulary");
 }
 
-/* A terminated copy of a string entry; *out stays NULL where the key is absent. */
-static int copy_str(const struct gguf *g, const char *key, char **out, struct err *err)
-{
-    struct token_str s;
-    int found = gguf_get_str(g, key, &s, err);
-    if (found <= 0)
-        return found;
-    if (memchr(s.p, '\0', s.n) != NULL)
-        return err_set(err, ERR_FORMAT, "\"%s\" contains a NUL byte", key);
-    *out = malloc(s.n + 1);
-    if (*out == NULL)
-        return no_memory(err);
-    memcpy(*out, s.p, s.n);
-    (*out)[s.n] = '\0';
-    return 0;
-}
-
 /* An array of strings, as pointers into the file. */
 static int read_strings(const struct gguf *g, const char *key, struct token_str **out, size_t *n_out, struct err *err)
 {
@@ -124,8 +107,8 @@ static int read_flag(const struct gguf *g, const char *key, int *out, struct err
 static int read_all(struct vocab_arrays *v, const struct gguf *g, struct err *err)
 {
     struct vocab *vocab = &v->vocab;
-    if (copy_str(g, PREFIX "model", &v->model, err) != 0 || copy_str(g, PREFIX "pre", &v->pre, err) != 0 ||
-        copy_str(g, "tokenizer.chat_template", &v->chat_template, err) != 0)
+    if (gguf_copy_str(g, PREFIX "model", &v->model, err) != 0 || gguf_copy_str(g, PREFIX "pre", &v->pre, err) != 0 ||
+        gguf_copy_str(g, "tokenizer.chat_template", &v->chat_template, err) != 0)
         return -1;
     if (read_strings(g, PREFIX "tokens", &v->tokens, &vocab->n_tokens, err) != 0 ||
         read_strings(g, PREFIX "merges", &v->merges, &vocab->n_merges, err) != 0)

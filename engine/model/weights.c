@@ -76,28 +76,11 @@ static uint64_t extent_of(enum extent e, const struct hparams *hp)
     return 1;
 }
 
-static bool is_float(int type)
-{
-    return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
-}
-
 static bool is_supported(int type)
 {
-    switch (type) {
-    case TENSOR_Q4_0:
-    case TENSOR_Q4_1:
-    case TENSOR_Q5_0:
-    case TENSOR_Q5_1:
-    case TENSOR_Q8_0:
-    case TENSOR_Q2_K:
-    case TENSOR_Q3_K:
-    case TENSOR_Q4_K:
-    case TENSOR_Q5_K:
-    case TENSOR_Q6_K:
-        return true;
-    default:
-        return is_float(type);
-    }
+    int n_values, n_bytes;
+    quant_unit(type, &n_values, &n_bytes);
+    return n_values != 0;
 }
 
 static int check_tensor(const struct gguf_tensor *t, const char *name, enum weight w, const struct hparams *hp, struct err *err)
@@ -110,7 +93,7 @@ static int check_tensor(const struct gguf_tensor *t, const char *name, enum weig
         return err_set(err, ERR_UNSUPPORTED,
                        "tensor \"%s\" is of type %s; nextd computes F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K and Q6_K",
                        name, gguf_type_name(t->type));
-    if (specs[w].rows == E_ONE && !is_float(t->type))
+    if (specs[w].rows == E_ONE && !quant_is_float(t->type))
         return err_set(err, ERR_UNSUPPORTED, "tensor \"%s\" is of type %s; a vector must be F32, F16 or BF16", name, gguf_type_name(t->type));
     return 0;
 }
@@ -232,7 +215,7 @@ void weights_finish(struct weights *w)
 
 void weights_vector(const struct gguf_tensor *t, float *out)
 {
-    assert(is_float(t->type));
+    assert(quant_is_float(t->type));
     for (uint64_t i = 0; i < t->dims[0]; i++) {
         uint16_t half;
         if (t->type == TENSOR_F32) {

@@ -58,6 +58,25 @@ static void every_value_type_is_read(void **state)
     free(b.p);
 }
 
+static void a_copied_string_is_whole_or_refused(void **state)
+{
+    struct gguf_bytes b;
+    struct gguf *g = open_script(&b, "GGUF u4=3 u8=0 u8=2 s=whole u4=8 s=text s=cut u4=8 u8=3 raw=a b=0 raw=b");
+    char *copy = NULL;
+    struct err err;
+    (void)state;
+    assert_int_equal(gguf_copy_str(g, "absent", &copy, &err), 0);
+    assert_null(copy);
+    assert_int_equal(gguf_copy_str(g, "cut", &copy, &err), -1);
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_null(copy);
+    assert_int_equal(gguf_copy_str(g, "whole", &copy, &err), 0);
+    assert_string_equal(copy, "text");
+    free(copy);
+    gguf_close(g);
+    free(b.p);
+}
+
 static void typed_reads_tell_absent_from_wrong(void **state)
 {
     struct gguf_bytes b;
@@ -326,6 +345,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_value_type_is_read),
+        cmocka_unit_test(a_copied_string_is_whole_or_refused),
         cmocka_unit_test(typed_reads_tell_absent_from_wrong),
         cmocka_unit_test(unprintable_names_are_fit_for_a_sentence),
         cmocka_unit_test(a_split_file_loads_from_its_first_part),
