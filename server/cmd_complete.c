@@ -207,8 +207,10 @@ static int run(struct engine *e, sem_t *ready, struct complete *c, const struct 
     struct engine_ids ids = {0};
     struct engine_span span = {prompt->p != NULL ? prompt->p : "", prompt->n, false};
     uint64_t id;
-    if (engine_tokenize(e, &span, 1, true, COMPLETE_MAX_IDS, &ids, err) != 0)
+    if (engine_tokenize(e, &span, 1, true, COMPLETE_MAX_IDS, &ids, err) != 0) {
+        engine_ids_finish(&ids);
         return -1;
+    }
     if (ids.n == 0) {
         engine_ids_finish(&ids);
         return err_set(err, ERR_INVALID, "the prompt is empty and the model has no beginning token");

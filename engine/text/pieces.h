@@ -16,7 +16,7 @@ struct pieces {
     uint32_t *slots;   /* id + 1, or 0; open addressing */
     size_t mask;
 };
-/* Room for n texts of n_bytes bytes together; text i is appended by pieces_add in order. */
+/* Room for n texts of n_bytes bytes together. The caller writes text i to bytes + off[i], its end to off[i + 1], in order. */
 int pieces_init(struct pieces *v, size_t n, size_t n_bytes, struct err *err);
 void pieces_finish(struct pieces *v);
 /* Puts id into the index unless its text is there already: the first one indexed wins. */

@@ -77,6 +77,12 @@ def test_complete_is_deterministic_and_goes_on_sensibly():
     assert b"Paris" in first.stdout
 
 
+def test_complete_refuses_a_prompt_that_the_model_has_no_tokens_for():
+    r = nextd("complete", "-m", SMOLLM2, "-p", "ab\x04c", "-n", 1)
+    assert r.returncode != 0 and not r.stdout
+    assert "byte 0x04 at offset 2" in r.stderr.decode()
+
+
 def test_complete_gives_the_bytes_of_the_server(smollm2):
     text = "Once upon a time there was"
     answer = smollm2.post("/v1/completions", {"prompt": text, "max_tokens": 32, "temperature": 0.8, "seed": 11}).json()["choices"][0]["text"]
