@@ -29,6 +29,7 @@ TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/
                 $(if $(strip $(foreach m,$(MODEL_TESTS),$(findstring $m,$t))),,$t))
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
+BENCH      := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
 
 all: $(BUILD)/nextd
 
@@ -63,6 +64,11 @@ $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libnextd.a
 
 tests: $(TESTS)
 
+# Programs that measure; scripts/bench drives them. Like tests they may look inside the engine.
+bench-tools: $(BENCH)
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libnextd.a
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 test: tests
 	scripts/run-tests $(BUILD)/tests
 
@@ -96,9 +102,10 @@ help:
 	@echo 'make test         the unit tests alone'
 	@echo 'make asan, tsan   the unit tests under AddressSanitizer + UBSan, the threaded ones under ThreadSanitizer'
 	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined KERNEL_SAN=-fno-sanitize=all'
+	@echo 'make bench-tools  the programs that scripts/bench measures with'
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'
 	@echo 'make clean'
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all tests test asan tsan fuzzers check check-full install clean help
+.PHONY: all tests test bench-tools asan tsan fuzzers check check-full install clean help
 .SECONDARY:
