@@ -39,7 +39,7 @@ static int start_thread(struct engine *e, struct err *err)
     if (rc != 0)
         return err_set(err, ERR_IO, "cannot start the engine thread: %s", strerror(rc));
     e->thread_runs = true;
-    pthread_setname_np(e->thread, "engine");
+    pthread_setname_np(e->thread, "nextd-engine"); /* the names by which top and the load tools tell whose time it is; pool.c has the other */
     return 0;
 }
 

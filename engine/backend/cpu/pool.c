@@ -20,6 +20,7 @@
 #include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -142,6 +143,27 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
+/* Signals are the main thread's: workers start with all of them blocked. Returns 0 or an errno. */
+static int start_workers(struct pool *p)
+{
+    sigset_t all, old;
+    int rc = 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (int i = 0; i < p->n_threads - 1; i++) {
+        struct worker *w = &p->workers[i];
+        w->pool = p;
+        w->thread = i + 1;
+        rc = pthread_create(&w->id, NULL, worker_main, w);
+        if (rc != 0)
+            break;
+        pthread_setname_np(w->id, "nextd-worker");
+        p->n_started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
 int pool_create(int n_threads, struct pool **out, struct err *err)
 {
     assert(n_threads >= 1);
@@ -158,16 +180,11 @@ int pool_create(int n_threads, struct pool **out, struct err *err)
         pool_destroy(p);
         return err_set(err, ERR_NOMEM, "cannot allocate the worker pool");
     }
-    for (int i = 0; i < n_threads - 1; i++) {
-        struct worker *w = &p->workers[i];
-        w->pool = p;
-        w->thread = i + 1;
-        int rc = pthread_create(&w->id, NULL, worker_main, w);
-        if (rc != 0) {
-            pool_destroy(p);
-            return err_set(err, ERR_NOMEM, "cannot start worker thread %d of %d: %s", i + 2, n_threads, strerror(rc));
-        }
-        p->n_started++;
+    int rc = start_workers(p);
+    if (rc != 0) {
+        err_set(err, ERR_NOMEM, "cannot start worker thread %d of %d: %s", p->n_started + 2, n_threads, strerror(rc));
+        pool_destroy(p);
+        return -1;
     }
     *out = p;
     return 0;
