@@ -57,6 +57,40 @@ ALWAYS_INLINE __m512 i8x16(const uint8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
+/* The integer sub-scale of half h, 16 lanes: a signed byte, six bits less 32, or a low nibble beside its minimum. */
+ALWAYS_INLINE __m512 half_scale(const int scale, const uint8_t *scales, const int g, const int h)
+{
+    if (scale == PACK_K_HALVES)
+        return i8x16(scales + 32 * h + 16 * g);
+    const __m512i low4 = _mm512_set1_epi32(15);
+    if (scale == PACK_K_HALVES_MIN)
+        return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 32 * h + 16 * g))), low4));
+    __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 16 * g)));
+    __m512i high = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 32)));
+    low = _mm512_and_si512(_mm512_srli_epi32(low, 4 * h), low4);
+    high = _mm512_and_si512(_mm512_srli_epi32(high, 4 * g + 2 * h), _mm512_set1_epi32(3));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_or_si512(low, _mm512_slli_epi32(high, 4)), _mm512_set1_epi32(32)));
+}
+
+/* The integer minimum of half h: the high nibble. */
+ALWAYS_INLINE __m512 half_min(const uint8_t *scales, const int g, const int h)
+{
+    __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 32 * h + 16 * g)));
+    return _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4));
+}
+
+/* 64 weights of 2 or 3 bits: those of line (v, g), half h. */
+ALWAYS_INLINE __m512i small_weights(const int bits, const uint8_t *tile, const int v, const int g, const int h)
+{
+    __m512i w = _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(tile + (h * 2 + g) * 64), 2 * v), _mm512_set1_epi8(3));
+    if (bits == 3) {
+        uint64_t mask;
+        memcpy(&mask, tile + 256 + ((v * 2 + g) * 2 + h) * 8, sizeof mask);
+        w = _mm512_mask_add_epi8(w, mask, w, _mm512_set1_epi8(4));
+    }
+    return w;
+}
+
 /* 64 unsigned weights: those of line (v, g), half h, of a tile whose nibbles are loaded. */
 ALWAYS_INLINE __m512i weights(const int bits, const uint8_t *tile, __m512i nibbles, const int v, const int g, const int h)
 {
@@ -83,6 +117,8 @@ ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, 
         UNROLL for (int g = 0; g < 2; g++) {
             if (bits == 8)
                 w[g] = _mm512_loadu_si512(tile + ((4 * h + v) * 2 + g) * 64);
+            else if (bits <= 3)
+                w[g] = small_weights(bits, tile, v, g, h);
             else
                 w[g] = weights(bits, tile, _mm512_loadu_si512(tile + (v * 2 + g) * 64), v, g, h);
         }
@@ -153,6 +189,12 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
     }
 }
 
+/* -offset * sum(q') of half h, from half = -32 sum(q'). */
+ALWAYS_INLINE __m512i half_start(const int scale, int32_t half)
+{
+    return scale == PACK_K_HALVES_MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(scale == PACK_K_HALVES ? half : half >> 3);
+}
+
 /* One block of a type with a scale per 16 values. */
 ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, const uint8_t *tile, const uint8_t *header, size_t min_at,
                                 const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
@@ -162,11 +204,10 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
     UNROLL for (int h = 0; h < 2; h++) {
         __m512i sums[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
-            sums[m][0] = sums[m][1] = scale == PACK_K_HALVES ? _mm512_set1_epi32(x->half[h][at + (size_t)m]) : _mm512_setzero_si512();
+            sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
         half_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, h, sums);
         UNROLL for (int g = 0; g < 2; g++) {
-            const uint8_t *p = scales + 32 * h + 16 * g;
-            __m512 sub = scale == PACK_K_HALVES ? i8x16(p) : u8x16(p);
+            __m512 sub = half_scale(scale, scales, g, h);
             UNROLL for (int m = 0; m < mr; m++) {
                 __m512 s = _mm512_cvtepi32_ps(sums[m][g]);
                 isum[m][g] = h == 0 ? _mm512_mul_ps(s, sub) : _mm512_fmadd_ps(s, sub, isum[m][g]);
@@ -180,7 +221,7 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
         if (scale != PACK_K_HALVES_MIN)
             continue;
         UNROLL for (int h = 0; h < 2; h++) {
-            __m512 min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 64 + 32 * h + 16 * g));
+            __m512 min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h));
             UNROLL for (int m = 0; m < mr; m++) { /* half = -32 sum(q'): the division is exact */
                 float s = x->d[at + (size_t)m] * ((float)x->half[h][at + (size_t)m] * -0x1p-5f);
                 acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(s), acc[m][g]);
@@ -234,7 +275,7 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
     const struct operand *x = p->x;
     const bool k_type = scale != PACK_F16 && scale != PACK_F16_MIN && scale != PACK_FLOAT;
     size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
-    const uint8_t *tile = p->stripe + (k_type ? min_at * (scale == PACK_K_HALVES ? 1 : 2) : 0), *ahead = p->ahead;
+    const uint8_t *tile = p->stripe + (k_type ? min_at * (scale == PACK_K_HALVES || scale == PACK_K_HALVES6 ? 1 : 2) : 0), *ahead = p->ahead;
     UNROLL for (int m = 0; m < mr; m++)
         UNROLL for (int g = 0; g < 2; g++)
             _mm_prefetch((const char *)(p->out + (size_t)m * p->ld + 16 * g), _MM_HINT_T0);
@@ -248,7 +289,7 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
                 _mm_prefetch((const char *)ahead, _MM_HINT_T0);
             if (scale == PACK_FLOAT)
                 block_float(type, mr, tile, x, at, acc);
-            else if (scale == PACK_K_HALVES || scale == PACK_K_HALVES_MIN)
+            else if (scale == PACK_K_HALVES || scale == PACK_K_HALVES6 || scale == PACK_K_HALVES_MIN)
                 block_halves(bits, scale, mr, tile, header, min_at, x, at, acc);
             else
                 block_whole(bits, offset, scale, mr, tile, header, min_at, x, at, acc);
@@ -302,8 +343,8 @@ void gemm_avx512(const struct stripe *s, int n_cols, const struct operand *x, in
     case TENSOR_Q5_0: all_rows(TENSOR_Q5_0, 5, 16, PACK_F16, 704, 6, &p, n, ahead); break;
     case TENSOR_Q5_1: all_rows(TENSOR_Q5_1, 5, 0, PACK_F16_MIN, 768, 6, &p, n, ahead); break;
     case TENSOR_Q8_0: all_rows(TENSOR_Q8_0, 8, 128, PACK_F16, 1088, 6, &p, n, ahead); break;
-    case TENSOR_Q2_K: all_rows(TENSOR_Q2_K, 4, 0, PACK_K_HALVES_MIN, 640, 4, &p, n, ahead); break;
-    case TENSOR_Q3_K: all_rows(TENSOR_Q3_K, 6, 32, PACK_K_HALVES, 832, 4, &p, n, ahead); break;
+    case TENSOR_Q2_K: all_rows(TENSOR_Q2_K, 2, 0, PACK_K_HALVES_MIN, 320, 4, &p, n, ahead); break;
+    case TENSOR_Q3_K: all_rows(TENSOR_Q3_K, 3, 4, PACK_K_HALVES6, 432, 4, &p, n, ahead); break;
     case TENSOR_Q4_K: all_rows(TENSOR_Q4_K, 4, 0, PACK_K_MIN, 576, 6, &p, n, ahead); break;
     case TENSOR_Q5_K: all_rows(TENSOR_Q5_K, 5, 0, PACK_K_MIN, 704, 6, &p, n, ahead); break;
     case TENSOR_Q6_K: all_rows(TENSOR_Q6_K, 6, 32, PACK_K_HALVES, 832, 4, &p, n, ahead); break;

@@ -20,8 +20,8 @@ static const struct pack_format formats[TENSOR_TYPES] = {
     [TENSOR_Q5_0] = {5, 16, PACK_F16, 704},
     [TENSOR_Q5_1] = {5, 0, PACK_F16_MIN, 768},
     [TENSOR_Q8_0] = {8, 128, PACK_F16, 1088},
-    [TENSOR_Q2_K] = {4, 0, PACK_K_HALVES_MIN, 640},
-    [TENSOR_Q3_K] = {6, 32, PACK_K_HALVES, 832},
+    [TENSOR_Q2_K] = {2, 0, PACK_K_HALVES_MIN, 320},
+    [TENSOR_Q3_K] = {3, 4, PACK_K_HALVES6, 432},
     [TENSOR_Q4_K] = {4, 0, PACK_K_MIN, 576},
     [TENSOR_Q5_K] = {5, 0, PACK_K_MIN, 704},
     [TENSOR_Q6_K] = {6, 32, PACK_K_HALVES, 832},
@@ -35,17 +35,12 @@ const struct pack_format *pack_format(int type)
 
 static bool has_header(enum pack_scale s)
 {
-    return s == PACK_K || s == PACK_K_MIN || s == PACK_K_HALVES || s == PACK_K_HALVES_MIN;
+    return s >= PACK_K_MIN && s <= PACK_K_HALVES_MIN;
 }
 
 static bool has_min(enum pack_scale s)
 {
     return s == PACK_F16_MIN || s == PACK_K_MIN || s == PACK_K_HALVES_MIN;
-}
-
-static bool has_halves(enum pack_scale s)
-{
-    return s == PACK_K_HALVES || s == PACK_K_HALVES_MIN;
 }
 
 size_t pack_header_bytes(int type, int n_cols)
@@ -82,9 +77,15 @@ static void put_value(const struct pack_format *f, uint8_t *tile, int g, int r, 
         tile[((k / 4) * 2 + g) * 64 + 4 * r + i] = (uint8_t)v;
         return;
     }
+    int bit = 4 * r + i;
+    if (f->bits <= 3) {
+        tile[((k / 16) * 2 + g) * 64 + bit] |= (uint8_t)((v & 3) << 2 * line);
+        if (f->bits == 3)
+            tile[256 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] |= (uint8_t)((v >> 2 & 1) << bit % 8);
+        return;
+    }
     uint8_t *nibble = &tile[(line * 2 + g) * 64 + 4 * r + i];
     *nibble = (uint8_t)(*nibble | (v & 15) << (k < 16 ? 0 : 4));
-    int bit = 4 * r + i;
     if (f->bits == 5)
         tile[512 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] |= (uint8_t)((v >> 4 & 1) << bit % 8);
     if (f->bits == 6)
@@ -96,6 +97,10 @@ static unsigned get_value(const struct pack_format *f, const uint8_t *tile, int 
     int i = k % 4, line = k / 4 % 4, bit = 4 * r + i;
     if (f->bits == 8)
         return tile[((k / 4) * 2 + g) * 64 + bit];
+    if (f->bits <= 3) {
+        unsigned low = tile[((k / 16) * 2 + g) * 64 + bit] >> 2 * line & 3;
+        return f->bits == 2 ? low : low | (unsigned)(tile[256 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] >> bit % 8 & 1) << 2;
+    }
     unsigned v = tile[(line * 2 + g) * 64 + bit] >> (k < 16 ? 0 : 4) & 15;
     if (f->bits == 5)
         v |= (unsigned)(tile[512 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] >> bit % 8 & 1) << 4;
@@ -107,6 +112,40 @@ static unsigned get_value(const struct pack_format *f, const uint8_t *tile, int 
 static size_t values_bytes(const struct pack_format *f)
 {
     return (size_t)f->bits * 128;
+}
+
+/* ---- the integer sub-scales of one output in a tile, by half of the block ---- */
+
+static void put_subs(enum pack_scale s, uint8_t *scales, int r, int h, int scale, unsigned min)
+{
+    if (s == PACK_K_HALVES) {
+        scales[32 * h + r] = (uint8_t)scale;
+    } else if (s == PACK_K_HALVES_MIN) {
+        scales[32 * h + r] = (uint8_t)((unsigned)scale | min << 4);
+    } else if (s == PACK_K_HALVES6) {
+        unsigned v = (unsigned)(scale + 32);
+        scales[r] |= (uint8_t)((v & 15) << 4 * h);
+        scales[32 + r % LANES] |= (uint8_t)(v >> 4 << (r / LANES * 4 + 2 * h));
+    } else if (h == 0) {
+        scales[r] = (uint8_t)scale;
+        scales[32 + r] = (uint8_t)min;
+    }
+}
+
+static void get_subs(enum pack_scale s, const uint8_t *scales, int r, int h, int *scale_out, unsigned *min_out)
+{
+    *min_out = 0;
+    if (s == PACK_K_HALVES) {
+        *scale_out = (int8_t)scales[32 * h + r];
+    } else if (s == PACK_K_HALVES_MIN) {
+        *scale_out = scales[32 * h + r] & 15;
+        *min_out = scales[32 * h + r] >> 4;
+    } else if (s == PACK_K_HALVES6) {
+        *scale_out = ((scales[r] >> 4 * h & 15) | (scales[32 + r % LANES] >> (r / LANES * 4 + 2 * h) & 3) << 4) - 32;
+    } else {
+        *scale_out = scales[r];
+        *min_out = scales[32 + r];
+    }
 }
 
 /* ---- stripes ---- */
@@ -151,16 +190,12 @@ static void pack_block(int type, const uint8_t *row, int b, int r, int n_cols, u
             put_u16(scales + 64 + 2 * r, min);
         return;
     }
-    int n_halves = has_halves(f->scale) ? 2 : 1;
     uint8_t *header = stripe + (size_t)(b / 8) * 64;
     put_u16(header + 2 * r, d);
     if (has_min(f->scale))
         put_u16(header + (size_t)(n_cols / 256) * 64 + 2 * r, min);
-    for (int h = 0; h < n_halves; h++) {
-        scales[32 * h + r] = (uint8_t)w.scale[h];
-        if (has_min(f->scale))
-            scales[32 * (n_halves + h) + r] = raw_min(type, row, b, h);
-    }
+    for (int h = 0; h < 2; h++)
+        put_subs(f->scale, scales, r, h, w.scale[h], has_min(f->scale) ? raw_min(type, row, b, h) : 0);
 }
 
 static void pack_float_block(int type, const uint8_t *row, int b, int r, int n_cols, uint8_t *tile)
@@ -204,15 +239,16 @@ static void unpack_block(int type, const uint8_t *stripe, const uint8_t *tile, i
             w->min[0] = w->min[1] = num_f32_from_f16(get_u16(scales + 64 + 2 * r));
         return;
     }
-    bool halves = has_halves(f->scale);
     const uint8_t *header = stripe + (size_t)(b / 8) * 64;
     w->d = num_f32_from_f16(get_u16(header + 2 * r));
     float dmin = has_min(f->scale) ? num_f32_from_f16(get_u16(header + (size_t)(n_cols / 256) * 64 + 2 * r)) : 0.0f;
     for (int h = 0; h < 2; h++) {
-        int at = halves ? h : 0;
-        w->scale[h] = halves && !has_min(f->scale) ? (int8_t)scales[32 * at + r] : scales[32 * at + r];
+        int scale;
+        unsigned min;
+        get_subs(f->scale, scales, r, h, &scale, &min);
+        w->scale[h] = (int16_t)scale;
         if (has_min(f->scale))
-            w->min[h] = -(dmin * (float)scales[32 * ((halves ? 2 : 1) + at) + r]);
+            w->min[h] = -(dmin * (float)min);
     }
 }
 

@@ -3,12 +3,17 @@
  * A stripe is 32 outputs (rows of the tensor) over all inputs. It is a header, then one tile per block of 32 inputs, tiles in slot-major order
  * (operand_place). Output r of a stripe is lane r mod 16 of half g = r / 16. Parts of a tile, in this order, by format:
  *
+ *   twos     [2][2][64]  line (j, g): bits 2 v .. 2 v + 1 of byte 4 r + i are value k = 16 j + 4 v + i
+ *   third    [4][2] two u64 masks (low, high): bit 4 r + i is bit 2 of value k = 4 v + i (low) or 16 + 4 v + i (high) of lane r of half g
  *   nibbles  [4][2][64]  line (v, g): byte 4 r + i holds values k = 4 v + i (low) and k = 16 + 4 v + i (high) of lane r
  *   fifth    [4][2] two u64 masks (low, high): bit 4 r + i is the fifth bit of the value that line (v, g) holds in byte 4 r + i
  *   pairs    [2][2][64]  line (j, g): bits 2 v .. 2 v + 1 of byte 4 r + i are bits 4 and 5 of value k = 16 j + 4 v + i
  *   bytes    [8][2][64]  line (v, g): byte 4 r + i is value k = 4 v + i, plus 128
  *   d, min   [2][16] f16 of the block
- *   scale    [halves][2][16] u8 or i8;  m [minima][2][16] u8: the integer sub-scales of K types
+ *   scale    [2][16] u8, or [2][2][16] i8 by half of the block;  m [2][16] u8: the integer sub-scales of K types
+ *   both     [2][2][16] by half of the block: scale in the low nibble, m in the high one
+ *   six      [2][16] low nibbles of scale + 32, of the block's first half low, of its second half high;  [16] the bits above: bits 4 g + 2 h ..
+ *            4 g + 2 h + 1 of byte r are those of half h of the block, lane r of half g
  *   floats   [32][2][16] of the element type
  *
  * The header of K types is [superblocks][2][16] f16 of d, then the same of dmin where there are minima.
@@ -21,8 +26,9 @@
  *   Q8_0                                x    x                    1088
  *   Q4_K          x                                    1     1    576
  *   Q5_K          x       x                            1     1    704
- *   Q6_K Q3_K     x              x                     2          832    Q3_K's values are moved to Q6_K's range
- *   Q2_K          x                                    2     2    640
+ *   Q6_K          x              x                     2          832
+ *   Q3_K       twos, third, six                                   432    unaligned: a byte for each scale would be 104 % of the file
+ *   Q2_K       twos, both                                         320
  * Outputs beyond the tensor are zero. */
 #ifndef NEXTD_CPU_PACK_H
 #define NEXTD_CPU_PACK_H
@@ -32,10 +38,10 @@
 
 #include "engine/numerics/quant.h"
 
-enum pack_scale { PACK_F16, PACK_F16_MIN, PACK_K, PACK_K_MIN, PACK_K_HALVES, PACK_K_HALVES_MIN, PACK_FLOAT };
+enum pack_scale { PACK_F16, PACK_F16_MIN, PACK_K_MIN, PACK_K_HALVES, PACK_K_HALVES6, PACK_K_HALVES_MIN, PACK_FLOAT };
 
 struct pack_format {
-    int bits;   /* 4, 5, 6 or 8; 16 or 32 for floats */
+    int bits;   /* 2, 3, 4, 5, 6 or 8; 16 or 32 for floats */
     int offset; /* stored = value + offset */
     enum pack_scale scale;
     int tile_bytes;
