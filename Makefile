@@ -29,7 +29,9 @@ TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/
                 $(if $(strip $(foreach m,$(MODEL_TESTS),$(findstring $m,$t))),,$t))
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
-BENCH      := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
+# A program each, but for what they share.
+BENCH_LIB  := bench/limits.c
+BENCH      := $(patsubst %.c,$(BUILD)/%,$(filter-out $(BENCH_LIB),$(wildcard bench/*.c)))
 
 all: $(BUILD)/nextd
 
@@ -66,7 +68,7 @@ tests: $(TESTS)
 
 # Programs that measure; scripts/bench drives them. Like tests they may look inside the engine.
 bench-tools: $(BENCH)
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libnextd.a
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_LIB:%.c=$(BUILD)/%.o) $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 test: tests
