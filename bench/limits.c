@@ -104,7 +104,8 @@ static bool always(void)
                          "1:\n" CHAINS(one, w) "dec %0\n jnz 1b\n" \
                          : "+r"(n) \
                          : \
-                         : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13"); \
+                         : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
+                           "xmm13"); \
     } while (0)
 #define DPBUSD(w, i) "vpdpbusd %%" #w "mm0, %%" #w "mm1, %%" #w "mm" #i "\n"
 #define MADDUBS(w, i) "vpmaddubsw %%" #w "mm0, %%" #w "mm1, %%" #w "mm" #i "\n"
@@ -321,7 +322,7 @@ static int measure(int n_threads, int way, const uint8_t *memory, struct limits 
 
 int limits_measure(int n_threads, struct limits *out)
 {
-    static const size_t sizes[LIMITS_SIZES] = {(size_t)512 << 10, (size_t)2 << 20, (size_t)8 << 20, (size_t)32 << 20, (size_t)128 << 20, LARGEST_BYTES};
+    static const size_t kib[LIMITS_SIZES] = {512, 2048, 8192, 32768, 131072, LARGEST_BYTES >> 10};
     const struct loop_set *loops = loops_choose();
     void *memory = mmap(NULL, LARGEST_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
@@ -329,7 +330,8 @@ int limits_measure(int n_threads, struct limits *out)
     madvise(memory, LARGEST_BYTES, MADV_HUGEPAGE); /* as the weights lie */
     memset(memory, 1, LARGEST_BYTES);
     *out = (struct limits){.n_threads = n_threads, .int8_name = loops->int8_name, .f32_name = loops->f32_name};
-    memcpy(out->read_bytes, sizes, sizeof sizes);
+    for (int i = 0; i < LIMITS_SIZES; i++)
+        out->read_bytes[i] = kib[i] << 10;
     int rc = measure(1, 0, memory, out) != 0 || measure(n_threads, 1, memory, out) != 0 ? -1 : 0;
     munmap(memory, LARGEST_BYTES);
     return rc;
