@@ -30,7 +30,7 @@ TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
 # A program each, but for what they share.
-BENCH_LIB  := bench/limits.c
+BENCH_LIB  := bench/limits.c bench/workload.c
 BENCH      := $(patsubst %.c,$(BUILD)/%,$(filter-out $(BENCH_LIB),$(wildcard bench/*.c)))
 
 all: $(BUILD)/nextd
