@@ -71,6 +71,13 @@ bench-tools: $(BENCH)
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_LIB:%.c=$(BUILD)/%.o) $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# Where a step's time goes. The machine should be quiet; docs/cpu.md reads such tables.
+MODEL   ?= $(firstword $(wildcard models/smollm2*.gguf $(or $(NEXTD_CACHE),$(HOME)/.cache/nextd)/smollm2*.gguf))
+PROFILE ?=
+profile: $(BUILD)/bench/profile
+	@[ -n "$(MODEL)" ] || { echo 'make profile MODEL=file.gguf; scripts/get-model fetches one' >&2; exit 1; }
+	$(BUILD)/bench/profile $(PROFILE) $(MODEL)
+
 test: tests
 	scripts/run-tests $(BUILD)/tests
 
@@ -105,9 +112,10 @@ help:
 	@echo 'make asan, tsan   the unit tests under AddressSanitizer + UBSan, the threaded ones under ThreadSanitizer'
 	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined KERNEL_SAN=-fno-sanitize=all'
 	@echo 'make bench-tools  the programs that scripts/bench measures with'
+	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'
 	@echo 'make clean'
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all tests test bench-tools asan tsan fuzzers check check-full install clean help
+.PHONY: all tests test bench-tools profile asan tsan fuzzers check check-full install clean help
 .SECONDARY:

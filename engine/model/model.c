@@ -444,3 +444,9 @@ const char *model_device(const struct model *m)
 {
     return m->t.be->device;
 }
+
+struct transformer *model_transformer(struct model *m)
+{
+    assert(m->loaded);
+    return &m->t;
+}

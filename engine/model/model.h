@@ -19,6 +19,7 @@
 #include "engine/text/tokenizer.h"
 
 struct model;
+struct transformer;
 
 /* Fixed after model_open, but for sha256 and device (after model_load). Strings live until model_close. */
 struct model_info {
@@ -62,5 +63,7 @@ struct runner model_runner(struct model *m);
 uint64_t model_loaded_bytes(const struct model *m); /* weights in the backend's layout */
 uint64_t model_kv_bytes(const struct model *m);
 const char *model_device(const struct model *m);    /* what the backend calls itself */
+/* The transformer under the runner (forward.h): for bench/profile.c, which puts a backend that times between it and its backend. */
+struct transformer *model_transformer(struct model *m);
 
 #endif
