@@ -39,7 +39,7 @@ all: $(BUILD)/nextd
 $(BUILD)/engine/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
 $(BUILD)/engine/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
-$(BUILD)/engine/backend/cpu/%.o $(BUILD)/engine/numerics/%.o: OPT := -O3 -g
+$(BUILD)/engine/backend/cpu/%.o $(BUILD)/engine/numerics/%.o $(BUILD)/engine/sample/%.o: OPT := -O3 -g
 # The unrolled kernels take clang minutes to instrument, and no fuzzer reaches them: the fuzz build says KERNEL_SAN=-fno-sanitize=all.
 $(BUILD)/engine/backend/cpu/%.o: KERNEL := $(KERNEL_SAN)
 

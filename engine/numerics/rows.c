@@ -43,7 +43,47 @@ static double generic_sum_exp(const float *x, int n, float max, float scale, flo
     return total;
 }
 
-const struct rows_ops rows_generic = {.name = "generic", .max = generic_max, .sum_exp = generic_sum_exp};
+static struct rows_moments generic_moments(const float *x, int n, float max, float scale)
+{
+    double sum[16] = {0}, sum_y[16] = {0};
+    for (int i = 0; i < n; i++) {
+        float y = (x[i] - max) * scale, w = num_exp_f32(y);
+        if (w == 0)
+            continue;
+        sum[i % 16] += (double)w;
+        sum_y[i % 16] = fma((double)w, (double)y, sum_y[i % 16]);
+    }
+    for (int half = 8; half > 0; half /= 2)
+        for (int j = 0; j < half; j++) {
+            sum[j] += sum[j + half];
+            sum_y[j] += sum_y[j + half];
+        }
+    return (struct rows_moments){sum[0], sum_y[0]};
+}
+
+static void generic_weights(const float *x, int n, float max, float scale, float *out)
+{
+    for (int i = 0; i < n; i++)
+        out[i] = num_exp_f32((x[i] - max) * scale);
+}
+
+static int generic_gather(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values)
+{
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        ids[count] = first_id + i;
+        values[count] = x[i];
+        count += x[i] >= low && x[i] <= high;
+    }
+    return count;
+}
+
+const struct rows_ops rows_generic = {.name = "generic",
+                                      .max = generic_max,
+                                      .sum_exp = generic_sum_exp,
+                                      .moments = generic_moments,
+                                      .weights = generic_weights,
+                                      .gather = generic_gather};
 
 bool rows_supported(const struct rows_ops *ops)
 {

@@ -8,14 +8,24 @@
  *   fold     lane j += lane j+8, then +4, +2, +1: the block's sum, f32
  *   total    the blocks' sums added in f64, ascending
  *
+ * The truncations work on lists of survivors (gather) and their weights. typical_p needs two sums in f64 (moments): 16 lanes over the whole row, id
+ * mod 16, folded by halves.
+ *
  * Every table below gives the same bits (tests/engine/numerics/test_rows.c compares them by memcmp). A NaN in a row is an engine fault that the
  * backend reports; here it only must not crash. */
 #ifndef NEXTD_ROWS_H
 #define NEXTD_ROWS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #define ROWS_BLOCK 256
+#define ROWS_SLACK 16 /* entries behind the last one of a gathered list that may be overwritten */
+
+/* Over weights w = num_exp_f32(y), y = (x - max) * scale: their sum, and the sum of w * y over those that are not 0. */
+struct rows_moments {
+    double sum, sum_y;
+};
 
 struct rows_ops {
     const char *name;
@@ -23,6 +33,11 @@ struct rows_ops {
     float (*max)(const float *x, int n);
     /* Sum of num_exp_f32((x[i] - max) * scale) in the order above. block_sums (NULL, or [ceil(n / ROWS_BLOCK)]) receives each block's sum. */
     double (*sum_exp)(const float *x, int n, float max, float scale, float *block_sums);
+    struct rows_moments (*moments)(const float *x, int n, float max, float scale);
+    /* out[i] = num_exp_f32((x[i] - max) * scale) */
+    void (*weights)(const float *x, int n, float max, float scale, float *out);
+    /* Lists i with low <= x[i] <= high, ascending: ids first_id + i and values x[i]. Both arrays have ROWS_SLACK entries more than are found. */
+    int (*gather)(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values);
 };
 
 extern const struct rows_ops rows_generic; /* the specification */

@@ -1,4 +1,4 @@
-/* The sums over a row of logits: every instruction set gives the bits of the generic specification, and those are right. */
+/* Sums over a row of logits and lists from it: every instruction set gives the bits of the generic specification, and those are right. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -49,6 +49,72 @@ static void every_instruction_set_gives_the_same_bits(void **state)
         skip();
 }
 
+/* Odd sizes, minus infinity, values at and beside the borders of a window, denormal weights, and weights above 1 (a maximum that is none). */
+static void lists_and_moments_are_the_same_on_every_instruction_set(void **state)
+{
+    (void)state;
+    static const struct rows_ops *const tables[] = {&rows_avx2, &rows_avx512};
+    static const int sizes[] = {0, 1, 7, 8, 15, 16, 17, 31, 255, 256, 257, 1000, 4999};
+    static float x[N_MAX], values[2][N_MAX + ROWS_SLACK], weights[2][N_MAX];
+    static int32_t ids[2][N_MAX + ROWS_SLACK];
+    int n_compared = 0;
+    for (size_t t = 0; t < 2; t++) {
+        if (!rows_supported(tables[t]))
+            continue;
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (uint64_t seed = 0; seed < 20; seed++) {
+                int n = sizes[s];
+                fill(x, n, seed, seed % 2 ? 30.0f : 400.0f);
+                for (int i = 5; i < n; i += 11)
+                    x[i] = x[i / 2];
+                float max = seed % 5 == 0 ? -100.0f : rows_generic.max(x, n), scale = seed % 3 ? 1.0f : 1.0f / 0.7f;
+                float low = seed % 4 == 0 ? -3.4e38f : n > 2 ? x[n / 3] : -1.0f, high = seed % 7 < 3 ? INFINITY : n > 2 ? x[n / 2] : 1.0f;
+                int n_found = rows_generic.gather(x, n, low, high, 1000, ids[0], values[0]);
+                assert_int_equal(tables[t]->gather(x, n, low, high, 1000, ids[1], values[1]), n_found);
+                assert_memory_equal(ids[0], ids[1], (size_t)n_found * sizeof ids[0][0]);
+                assert_memory_equal(values[0], values[1], (size_t)n_found * sizeof values[0][0]);
+                rows_generic.weights(x, n, max, scale, weights[0]);
+                tables[t]->weights(x, n, max, scale, weights[1]);
+                assert_memory_equal(weights[0], weights[1], (size_t)n * sizeof weights[0][0]);
+                struct rows_moments a = rows_generic.moments(x, n, max, scale), b = tables[t]->moments(x, n, max, scale);
+                assert_memory_equal(&a, &b, sizeof a);
+                n_compared++;
+            }
+    }
+    if (n_compared == 0)
+        skip();
+}
+
+static void a_gathered_list_is_what_lies_between(void **state)
+{
+    (void)state;
+    static const float x[] = {1, -INFINITY, 2, 3, 2.5f, -1, 3, 0};
+    int32_t ids[8 + ROWS_SLACK];
+    float values[8 + ROWS_SLACK];
+    assert_int_equal(rows_best()->gather(x, 8, 1, 2.5f, 40, ids, values), 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(ids[i], ((int32_t[]){40, 42, 44})[i]);
+        assert_true(values[i] == x[ids[i] - 40]);
+    }
+}
+
+static void moments_are_close_to_f64(void **state)
+{
+    (void)state;
+    static float x[N_MAX];
+    fill(x, 4999, 9, 30.0f);
+    float max = rows_generic.max(x, 4999);
+    double sum = 0, sum_y = 0;
+    for (int i = 0; i < 4999; i++) {
+        double y = ((double)x[i] - (double)max) * 0.5;
+        sum += exp(y);
+        sum_y += y > -80 ? exp(y) * y : 0;
+    }
+    struct rows_moments m = rows_best()->moments(x, 4999, max, 0.5f);
+    assert_true(fabs(m.sum / sum - 1.0) < 1e-6);
+    assert_true(fabs(m.sum_y / sum_y - 1.0) < 1e-5);
+}
+
 static void sum_of_exponentials_is_close_to_f64(void **state)
 {
     (void)state;
@@ -89,6 +155,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_instruction_set_gives_the_same_bits),
+        cmocka_unit_test(lists_and_moments_are_the_same_on_every_instruction_set),
+        cmocka_unit_test(a_gathered_list_is_what_lies_between),
+        cmocka_unit_test(moments_are_close_to_f64),
         cmocka_unit_test(sum_of_exponentials_is_close_to_f64),
         cmocka_unit_test(a_row_of_minus_infinity_has_no_mass),
         cmocka_unit_test(the_order_is_the_frozen_one),
