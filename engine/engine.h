@@ -28,7 +28,7 @@ struct engine_options {
     int max_queue;           /* sequences that wait */
     int chunk;               /* prompt tokens of all sequences together in one step */
     bool prefix_cache;
-    /* Called from the engine thread when events wait and none did before; must only wake the loop (uv_async_send). */
+    /* Called from the engine thread when events wait and none did before; must only wake the loop (such as by an eventfd). */
     void (*notify)(void *arg);
     void *notify_arg;
     /* Called from the opening thread while loading: 0 <= done <= total bytes. May be NULL. */

@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "server/app_state.h"
 #include "server/bridge.h"
@@ -103,9 +105,14 @@ static void app_on_closed(void *ctx, struct http_exchange *x)
 
 /* ---- the loop's handles ---- */
 
-static void app_on_wake(uv_async_t *handle)
+static void app_on_wake(uv_poll_t *handle, int status, int events)
 {
-    bridge_poll(handle->data);
+    struct app *app = handle->data;
+    uint64_t n_calls;
+    (void)status;
+    (void)events;
+    if (read(app->wake_fd, &n_calls, sizeof n_calls) == sizeof n_calls)
+        bridge_poll(app);
 }
 
 static void app_on_tick(uv_timer_t *handle)
@@ -128,11 +135,12 @@ static void app_on_handle_closed(uv_handle_t *handle)
 
 static int app_open_handles(struct app *app, struct err *err)
 {
-    int rc = uv_async_init(app->loop, &app->wake, app_on_wake);
-    if (rc != 0)
-        return err_set(err, ERR_IO, "the loop cannot be woken: %s", uv_strerror(rc));
+    app->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (app->wake_fd < 0 || uv_poll_init(app->loop, &app->wake, app->wake_fd) != 0)
+        return err_set(err, ERR_IO, "the loop cannot be woken: no event descriptor is to be had");
     app->wake.data = app;
     app->n_handles++;
+    uv_poll_start(&app->wake, UV_READABLE, app_on_wake);
     uv_timer_init(app->loop, &app->tick); /* cannot fail */
     app->tick.data = app;
     app->n_handles++;
@@ -177,6 +185,8 @@ int app_create(const struct app_options *opt, uv_loop_t *loop, struct app **out,
         .ctx = app,
     };
     if (app_open_handles(app, err) != 0) {
+        if (app->wake_fd >= 0)
+            close(app->wake_fd);
         free(app);
         return -1;
     }
@@ -190,6 +200,7 @@ void app_release(struct app *app)
         return;
     chat_template_destroy(app->template);
     buf_finish(&app->scratch);
+    close(app->wake_fd);
     free(app);
 }
 
@@ -292,10 +303,14 @@ void app_cancel_all(struct app *app)
     }
 }
 
+/* Not uv_async_send: it raises a flag, writes to its descriptor and lowers the flag, and the loop waits for that by yielding. Woken on the engine
+ * thread's processor it preempts the sender between the two, and a stream's token comes milliseconds late. */
 void app_notify(void *arg)
 {
+    static const uint64_t one = 1;
     struct app *app = arg;
-    uv_async_send(&app->wake);
+    while (write(app->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
+    } /* a full counter cannot be: it takes 2^64 calls that nobody reads */
 }
 
 void app_progress(void *arg, uint64_t done, uint64_t total)

@@ -33,7 +33,8 @@ struct app {
     struct metrics metrics;
     struct buf scratch; /* one event or reply being formatted; empty between uses */
 
-    uv_async_t wake;
+    uv_poll_t wake;     /* the engine says through wake_fd, an eventfd, that events wait */
+    int wake_fd;
     uv_timer_t tick;
     int n_handles;      /* open uv handles; the app's memory goes with the last one and the last call */
     bool destroyed;

@@ -1,4 +1,4 @@
-/* bridge.c: see bridge.h. The engine wakes the loop once for many events (uv_async_send); one poll takes them all. Text of several tokens of one
+/* bridge.c: see bridge.h. The engine wakes the loop once for many events (app_notify); one poll takes them all. Text of several tokens of one
  * stream within a turn leaves in one write, because http flushes at the turn's end. */
 #include "server/bridge.h"
 
