@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""http: what serving costs: the same requests through HTTP with streaming clients and through engine.h alone.
+"""serving: what serving costs: the same requests through HTTP with streaming clients and through engine.h alone.
 
-    bench/http.py                                    # SmolLM2; about 4 minutes
-    bench/http.py --model models/... --pairs 7 --cases "8 streams" arrival --peer /path/to/llama-server
+    bench/serving.py                                    # SmolLM2; about 4 minutes
+    bench/serving.py --model models/... --pairs 7 --cases "8 streams" arrival --peer /path/to/llama-server
 
 Two processes stay up: `nextd serve`, asked by bench/load, and bench/engine_load, which has no server. For each case they take turns, in pairs and
 in alternating order, with the same prompts in a pair and new ones in the next; whoever is not measured sleeps. With --peer a third takes part:
@@ -222,7 +222,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(p)
     options = p.parse_args()
-    shown = " ".join(["bench/http.py", *map(shlex.quote, sys.argv[1:])])
+    shown = " ".join(["bench/serving.py", *map(shlex.quote, sys.argv[1:])])
     print(f"### {Path(options.model).stem}\n\n`{shown}` on {datetime.date.today()}, {options.pairs} pairs, {options.threads} threads.\n")
     print(run(options))
 
