@@ -71,17 +71,30 @@ static int32_t random_token(const struct rate *r, int stream, int position)
     return (int32_t)((x ^ x >> 16) % (uint32_t)r->runner.n_vocab);
 }
 
+static struct batch batch_of(const struct rate *r, int n_rows, int n_seqs, int n_out)
+{
+    return (struct batch){.n_rows = n_rows,
+                          .token = r->token,
+                          .pos = r->pos,
+                          .seq = r->seq,
+                          .n_seqs = n_seqs,
+                          .pages = r->tables,
+                          .n_out = n_out,
+                          .out = r->out};
+}
+
+/* The scores of more of a step's rows, all of whose n_seqs rows are wanted. */
+static int next_scores(struct rate *r, int n_seqs, struct scores *scores)
+{
+    struct err err;
+    const struct batch batch = batch_of(r, n_seqs, n_seqs, n_seqs);
+    return r->runner.next_scores(r->runner.ctx, &batch, scores, &err) != 0 ? fail(err.msg) : 0;
+}
+
 static int step(struct rate *r, int n_rows, int n_seqs, int n_out, struct scores *scores)
 {
     struct err err;
-    const struct batch batch = {.n_rows = n_rows,
-                                .token = r->token,
-                                .pos = r->pos,
-                                .seq = r->seq,
-                                .n_seqs = n_seqs,
-                                .pages = r->tables,
-                                .n_out = n_out,
-                                .out = r->out};
+    const struct batch batch = batch_of(r, n_rows, n_seqs, n_out);
     return r->runner.forward(r->runner.ctx, &batch, scores, &err) != 0 ? fail(err.msg) : 0;
 }
 
@@ -118,8 +131,11 @@ static int decode(struct rate *r, int n_seqs, int first, int n_steps)
         }
         if (step(r, n_seqs, n_seqs, n_seqs, &scores) != 0)
             return -1;
-        for (int s = 0; s < n_seqs; s++)
+        for (int s = 0; s < n_seqs; s++) {
+            if (s == scores.first + scores.n_out && next_scores(r, n_seqs, &scores) != 0)
+                return -1;
             r->token[s] = sampler_next(r->sampler, &greedy, &draw, &scores, s);
+        }
     }
     return 0;
 }

@@ -188,12 +188,12 @@ static void timed_project_h(struct backend *be, const struct matrix *m, const st
     count_matrix(done(t, OP_PROJECT_H, start), m, t->batch->n_rows);
 }
 
-static void timed_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps)
+static void timed_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n)
 {
     struct timed *t = timed_of(be);
     double start = now_s(t);
-    t->ops->vocab(t->inner, m, w, eps);
-    count_matrix(done(t, OP_VOCAB, start), m, t->batch->n_out);
+    t->ops->vocab(t->inner, m, w, eps, first, n);
+    count_matrix(done(t, OP_VOCAB, start), m, n);
 }
 
 static int timed_sync(struct backend *be, struct scores *scores_out, struct err *err)
@@ -268,6 +268,9 @@ static void step(struct profile *p, int n_seqs, int rows_each, int pos, bool all
     p->timed.step_start = now_s(&p->timed);
     if (forward(p->model, &b, &scores, &err) != 0)
         fail(err.msg);
+    while (scores.first + scores.n_out < b.n_out)
+        if (forward_next_scores(p->model, &b, &scores, &err) != 0)
+            fail(err.msg);
 }
 
 static int by_value(const void *a, const void *b)

@@ -1,8 +1,9 @@
 /* runner.h: seam A, all that the engine's step() knows of a model.
  *
- * forward() takes a batch and leaves the scores of the wanted rows. Tests plug in a toy runner and drive the whole engine in milliseconds.
+ * forward() takes a batch and leaves the scores of the first wanted rows, next_scores() those of the next: a row of a large vocabulary is a megabyte,
+ * so they come in groups that the runner has room for. Tests plug in a toy runner and drive the whole engine in milliseconds.
  * `scores` is not a dense matrix by contract: a consumer asks for what it needs, so that a device need not copy what nobody reads.
- * Engine thread only; everything a `scores` hands out stays valid until the next forward(). */
+ * Engine thread only; everything a `scores` hands out stays valid until the next forward() or next_scores(). */
 #ifndef NEXTD_RUNNER_H
 #define NEXTD_RUNNER_H
 
@@ -13,10 +14,11 @@
 #define SCORES_BLOCK 256
 
 struct scores {
-    int n_out;   /* rows, in the order of batch.out */
+    int first;   /* these are the wanted rows first .. first + n_out - 1, */
+    int n_out;   /* in the order of batch.out */
     int n_vocab; /* columns */
     void *ctx;
-    /* The whole row i: [n_vocab] raw f32 logits. */
+    /* The whole row i, first <= i < first + n_out: [n_vocab] raw f32 logits. */
     const float *(*row)(void *ctx, int i);
     /* Maxima of row i: [ceil(n_vocab / SCORES_BLOCK)], block b covering ids b * SCORES_BLOCK and up. */
     const float *(*block_max)(void *ctx, int i);
@@ -29,8 +31,10 @@ struct runner {
     int n_pages;     /* KV pages that batch.pages may name: 0 <= page < n_pages */
     int max_rows;    /* most rows in one batch */
     int max_out;     /* most wanted rows in one batch */
-    /* Computes one step. On failure the device is lost: every later call fails with the same ERR_DEVICE. */
+    /* Computes one step and the scores of a first group of its wanted rows, at least one where there is one. On failure the device is lost: every later call fails with the same ERR_DEVICE. */
     int (*forward)(void *ctx, const struct batch *batch, struct scores *scores_out, struct err *err);
+    /* Goes on to the next group of the wanted rows of the last forward()'s batch; some must be left. Fails as forward() does. */
+    int (*next_scores)(void *ctx, const struct batch *batch, struct scores *scores, struct err *err);
     /* Copies the first n_pos positions of page src to page dst in every layer; ordered before the next forward(). */
     void (*copy_page)(void *ctx, int dst, int src, int n_pos);
 };

@@ -249,13 +249,16 @@ static void next_token(struct engine *e, struct choice *c, const struct scores *
 
 /* ---- the step ---- */
 
-static void finish_item(struct engine *e, const struct sched_item *item, const struct batch *batch, const struct scores *scores)
+/* Draws and scores what the step wanted of a sequence. *scores moves on to the rows that it needs; -1 where that fails. */
+static int finish_item(struct engine *e, const struct sched_item *item, const struct batch *batch, struct scores *scores)
 {
     struct choice *c = item->seq->owner;
     struct request *r = c->req;
     int drawn_row = -1;
     for (int k = item->first_out; k < item->first_out + item->n_out; k++) {
         int pos = batch->pos[batch->out[k]];
+        if (k == scores->first + scores->n_out && e->runner.next_scores(e->runner.ctx, batch, scores, &e->fault) != 0)
+            return -1;
         if (pos < item->seq->n_to_score)
             score_prompt(e, c, scores, k, pos);
         else
@@ -267,16 +270,7 @@ static void finish_item(struct engine *e, const struct sched_item *item, const s
         next_token(e, c, scores, drawn_row);
     else if (!item->seq->wants_next && seq_gap(item->seq) == 0)
         cut_choice(c, ENGINE_FINISH_LENGTH);
-}
-
-/* The device is lost: everyone hears it. */
-static void fault(struct engine *e)
-{
-    e->faulted = true;
-    e->figures.stats.faulted = true;
-    sched_abandon(e->sched);
-    while (e->live != NULL)
-        cut_request(e->live, ENGINE_FINISH_ERROR);
+    return 0;
 }
 
 /* Milliseconds until the first of the step's sequences will have drawn all it may. */
@@ -290,6 +284,32 @@ static double first_end_ms(const struct engine *e, const struct sched_step *step
             least = left;
     }
     return (double)least * e->step_ms;
+}
+
+static int finish_step(struct engine *e, const struct sched_step *step, struct scores *scores, uint64_t begin)
+{
+    for (int i = 0; i < step->batch.n_seqs; i++) {
+        struct request *r = ((struct choice *)step->items[i].seq->owner)->req;
+        r->first_row_ms = r->first_row_ms != 0 ? r->first_row_ms : begin;
+        if (finish_item(e, &step->items[i], &step->batch, scores) != 0)
+            return -1;
+    }
+    e->figures.stats.prompt_tokens += (uint64_t)step->n_catch_up;
+    e->figures.stats.steps++;
+    e->figures.stats.last_step_ms = engine_now_ms();
+    e->step_ms = mean(e->step_ms, (double)(e->figures.stats.last_step_ms - begin));
+    e->figures.first_end_ms = first_end_ms(e, step);
+    return 0;
+}
+
+/* The device is lost: everyone hears it. */
+static void fault(struct engine *e)
+{
+    e->faulted = true;
+    e->figures.stats.faulted = true;
+    sched_abandon(e->sched);
+    while (e->live != NULL)
+        cut_request(e->live, ENGINE_FINISH_ERROR);
 }
 
 static void update_figures(struct engine *e)
@@ -325,16 +345,8 @@ void engine_step(struct engine *e)
             fault(e);
         } else {
             sched_commit(e->sched);
-            for (int i = 0; i < step.batch.n_seqs; i++) {
-                struct request *r = ((struct choice *)step.items[i].seq->owner)->req;
-                r->first_row_ms = r->first_row_ms != 0 ? r->first_row_ms : begin;
-                finish_item(e, &step.items[i], &step.batch, &scores);
-            }
-            e->figures.stats.prompt_tokens += (uint64_t)step.n_catch_up;
-            e->figures.stats.steps++;
-            e->figures.stats.last_step_ms = engine_now_ms();
-            e->step_ms = mean(e->step_ms, (double)(e->figures.stats.last_step_ms - begin));
-            e->figures.first_end_ms = first_end_ms(e, &step);
+            if (finish_step(e, &step, &scores, begin) != 0)
+                fault(e);
         }
     }
     update_figures(e);

@@ -8,7 +8,7 @@
  *   QKV  [n_rows][(n_head + 2 n_kv) head_dim]  f32
  *   O    [n_rows][n_head head_dim]    operand, the attention's output
  *   H    [n_rows][d_ff]       operand the hidden layer of the feed-forward network
- *   S    [n_out][n_vocab]     f32     the scores
+ *   S    [max_scores][n_vocab] f32    the scores of a group of wanted rows
  *
  * An "operand" is what a matrix is multiplied with: int8 blocks with scales for quantised weights (numerics/quant.h), f32 for float weights,
  * both when a group mixes them. It is quantised once, by the operation that writes it.
@@ -44,7 +44,7 @@ struct backend_shape {
     int rope_dims;       /* leading dimensions of a head that rotate; even, <= head_dim */
     bool rope_neox;      /* pairs (i, i + rope_dims/2) as in NeoX, else (2i, 2i+1) */
     int max_rows;        /* rows of a step */
-    int max_out;         /* wanted rows of a step */
+    int max_scores;      /* rows of scores held at once */
     int n_pages;         /* KV pages, shared by all sequences */
     int n_threads;       /* CPU threads, the calling one included */
     const char *device;  /* "cpu", "cuda:0", ...; a test may name an instruction set: "cpu:generic", "cpu:avx2", "cpu:avx512" */
@@ -78,7 +78,7 @@ struct backend_ops {
     size_t (*kv_bytes)(const struct backend *be);
 
     /* ---- a step, in this order ---- */
-    /* Takes the batch (valid until sync) and, for each rope table t, cs[t]: [n_rows][rope_dims/2][2] cosine and sine. */
+    /* Takes the batch (valid until the last sync) and, for each rope table t, cs[t]: [n_rows][rope_dims/2][2] cosine and sine. */
     void (*begin)(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables);
     /* X[r] = row token[r] of m, times scale. m may be the vocabulary matrix itself (tied embeddings). */
     void (*embed)(struct backend *be, const struct matrix *m, float scale);
@@ -97,9 +97,9 @@ struct backend_ops {
     void (*gate_up)(struct backend *be, const struct matrix *m, enum activation act, const struct matrix *consumer);
     /* X += m . H, or X += rmsnorm(m . H) * post. */
     void (*project_h)(struct backend *be, const struct matrix *m, const struct vector *post, float eps);
-    /* S = m . operand(rmsnorm(X[out]) * w), for the wanted rows only, with block maxima. */
-    void (*vocab)(struct backend *be, const struct matrix *m, const struct vector *w, float eps);
-    /* Waits for all of it. scores_out stays valid until the next begin. */
+    /* S = m . operand(rmsnorm(X[out[first + i]]) * w), 0 <= i < n <= max_scores, with block maxima. May come again for other rows after sync. */
+    void (*vocab)(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n);
+    /* Waits for all of it. scores_out, of the last vocab, stays valid until the next vocab or begin. */
     int (*sync)(struct backend *be, struct scores *scores_out, struct err *err);
     /* Copies positions 0 .. n_pos-1 of page src to page dst in every layer. Between steps. */
     void (*copy_page)(struct backend *be, int dst, int src, int n_pos);

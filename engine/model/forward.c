@@ -6,13 +6,23 @@
  *       q, k    = rotate(norm(q)), rotate(norm(k))          k and v join the sequence's pages
  *       x      += post(Wo softmax(q k^T * attn_scale) v)    over the window, causal
  *       x      += post(Wdown (act(Wgate norm(x)) * Wup norm(x)))
- *   scores = E' norm(x)                                     of the wanted rows
+ *   scores = E' norm(x)                                     of the wanted rows, group by group
  *
  * Biases, the norms of q and k and the post norms are there where the family has them. Vaswani et al. 2017; Su et al. 2021 (rotate);
  * Zhang and Sennrich 2019 (norm); Shazeer 2020 (the gated feed-forward). Every operation works on all rows of the step. */
 #include "engine/model/forward.h"
 
+#include <assert.h>
 #include <stdbool.h>
+
+/* The vocabulary for as many of the wanted rows from `first` on as there is room for. */
+static int project_scores(struct transformer *t, const struct batch *batch, int first, struct scores *scores_out, struct err *err)
+{
+    int left = batch->n_out - first, n = left < t->max_scores ? left : t->max_scores;
+    if (n > 0)
+        t->ops->vocab(t->be, t->output, t->out_norm, t->hp.norm_eps, first, n);
+    return t->ops->sync(t->be, scores_out, err);
+}
 
 int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err)
 {
@@ -43,7 +53,11 @@ int forward(struct transformer *t, const struct batch *batch, struct scores *sco
         ops->project_h(be, l->down, l->ffn_post_norm, eps);
     }
 
-    if (batch->n_out > 0)
-        ops->vocab(be, t->output, t->out_norm, eps);
-    return ops->sync(be, scores_out, err);
+    return project_scores(t, batch, 0, scores_out, err);
+}
+
+int forward_next_scores(struct transformer *t, const struct batch *batch, struct scores *scores, struct err *err)
+{
+    assert(scores->first + scores->n_out < batch->n_out);
+    return project_scores(t, batch, scores->first + scores->n_out, scores, err);
 }

@@ -32,10 +32,12 @@ struct transformer {
     const struct vector *out_norm;
     struct layer *layers; /* [hp.n_layers] */
     struct rope rope[2];  /* [hp.n_tables] */
+    int max_scores;       /* rows of scores that the backend holds */
     float *cs[2];         /* [max_rows][rope_dims / 2][2] each: the tables of the step */
 };
 
-/* One step; the contract is runner.h's. */
+/* One step, and the scores of its next wanted rows; the contracts are runner.h's. */
 int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err);
+int forward_next_scores(struct transformer *t, const struct batch *batch, struct scores *scores, struct err *err);
 
 #endif

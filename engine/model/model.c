@@ -19,6 +19,9 @@
 #include "engine/model/vocab.h"
 #include "engine/model/weights.h"
 
+/* Rows of scores held at once. 32 streams are one group, so the usual step reads the vocabulary matrix once; more streams read it again for every 32,
+ * which hides behind the arithmetic of 32 rows. */
+#define SCORE_ROWS 32
 #define HASH_STEP_BYTES ((size_t)4 << 20)
 
 struct model {
@@ -326,7 +329,7 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
         .rope_dims = hp->rope_dims,
         .rope_neox = hp->rope_neox,
         .max_rows = opt->max_rows,
-        .max_out = opt->max_out,
+        .max_scores = opt->max_out < SCORE_ROWS ? opt->max_out : SCORE_ROWS,
         .n_pages = opt->n_pages,
         .n_threads = opt->n_threads,
         .device = device,
@@ -334,6 +337,7 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
     if (backend_cpu.open(&shape, &m->t.be, err) != 0)
         return -1;
     m->t.ops = m->t.be->ops;
+    m->t.max_scores = shape.max_scores;
     return 0;
 }
 
@@ -409,6 +413,11 @@ static int run_forward(void *ctx, const struct batch *batch, struct scores *scor
     return forward(&((struct model *)ctx)->t, batch, scores_out, err);
 }
 
+static int run_next_scores(void *ctx, const struct batch *batch, struct scores *scores, struct err *err)
+{
+    return forward_next_scores(&((struct model *)ctx)->t, batch, scores, err);
+}
+
 static void run_copy_page(void *ctx, int dst, int src, int n_pos)
 {
     const struct model *m = ctx;
@@ -426,6 +435,7 @@ struct runner model_runner(struct model *m)
         .max_rows = m->max_rows,
         .max_out = m->max_out,
         .forward = run_forward,
+        .next_scores = run_next_scores,
         .copy_page = run_copy_page,
     };
 }

@@ -66,7 +66,7 @@ struct rig {
 struct setting {
     int n_pages, max_seqs, max_queue, chunk;
     bool cache;
-    long fail_at;
+    long fail_at, fail_at_group;
     sem_t *gate;
 };
 
@@ -86,6 +86,12 @@ static int rig_forward(void *ctx, const struct batch *batch, struct scores *scor
     return r->inner.forward(r->inner.ctx, batch, scores_out, err);
 }
 
+static int rig_next_scores(void *ctx, const struct batch *batch, struct scores *scores, struct err *err)
+{
+    struct rig *r = ctx;
+    return r->inner.next_scores(r->inner.ctx, batch, scores, err);
+}
+
 static void rig_copy_page(void *ctx, int dst, int src, int n_pos)
 {
     struct rig *r = ctx;
@@ -95,7 +101,8 @@ static void rig_copy_page(void *ctx, int dst, int src, int n_pos)
 static void rig_open(struct rig *r, struct setting s)
 {
     struct toy_options toy = {
-        .n_ctx = N_CTX, .n_pages = s.n_pages, .max_rows = s.max_seqs + s.chunk, .max_out = s.max_seqs + 2, .fail_at = s.fail_at};
+        .n_ctx = N_CTX, .n_pages = s.n_pages, .max_rows = s.max_seqs + s.chunk, .max_out = s.max_seqs + 2,
+        .max_scores = s.fail_at_group != 0 ? 1 : 0, .fail_at = s.fail_at, .fail_at_group = s.fail_at_group};
     struct engine_options opt = {.max_seqs = s.max_seqs,
                                  .max_queue = s.max_queue,
                                  .chunk = s.chunk,
@@ -109,6 +116,7 @@ static void rig_open(struct rig *r, struct setting s)
     struct engine_parts parts = {.runner = r->inner, .tok = tok};
     parts.runner.ctx = r;
     parts.runner.forward = rig_forward;
+    parts.runner.next_scores = rig_next_scores;
     parts.runner.copy_page = rig_copy_page;
     assert_int_equal(engine_open_runner(&opt, &parts, &r->e, &err), 0);
 }
@@ -625,11 +633,12 @@ static void a_paused_request_gets_no_rows_until_resumed(void **state)
 static void a_fault_ends_every_request_once(void **state)
 {
     (void)state;
-    for (long at = 1; at < 40; at += 6) {
+    for (long at = 1; at < 40; at += 3) { /* in a step, then between the groups of a step's scores */
         struct rig r;
         struct setting s = usual;
         s.max_seqs = 3;
-        s.fail_at = at;
+        s.fail_at = at % 2 ? at : 0;
+        s.fail_at_group = at % 2 ? 0 : at;
         rig_open(&r, s);
         struct engine_request q[6];
         uint64_t ids[6];

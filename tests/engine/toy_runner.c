@@ -29,9 +29,11 @@ struct toy *toy_create(const struct toy_options *opt)
     struct toy *t = calloc(1, sizeof *t);
     assert(t != NULL);
     t->opt = *opt;
+    if (t->opt.max_scores == 0)
+        t->opt.max_scores = 3; /* few, so that every test meets groups */
     t->cells = malloc(sizeof *t->cells * (size_t)opt->n_pages * KV_PAGE);
-    t->logits = malloc(sizeof *t->logits * (size_t)opt->max_out * TOY_VOCAB);
-    t->block_max = malloc(sizeof *t->block_max * (size_t)opt->max_out * N_BLOCKS);
+    t->logits = malloc(sizeof *t->logits * (size_t)t->opt.max_scores * TOY_VOCAB);
+    t->block_max = malloc(sizeof *t->block_max * (size_t)t->opt.max_scores * N_BLOCKS);
     assert(t->cells != NULL);
     assert(t->logits != NULL);
     assert(t->block_max != NULL);
@@ -107,12 +109,29 @@ static void fill_logits(struct toy *t, int i, uint64_t chain)
 
 static const float *toy_row(void *ctx, int i)
 {
-    return ((struct toy *)ctx)->logits + (size_t)i * TOY_VOCAB;
+    const struct toy *t = ctx;
+    assert(i >= t->first_score && i < t->first_score + t->n_scores);
+    return t->logits + (size_t)(i - t->first_score) * TOY_VOCAB;
 }
 
 static const float *toy_block_max(void *ctx, int i)
 {
-    return ((struct toy *)ctx)->block_max + (size_t)i * N_BLOCKS;
+    const struct toy *t = ctx;
+    assert(i >= t->first_score && i < t->first_score + t->n_scores);
+    return t->block_max + (size_t)(i - t->first_score) * N_BLOCKS;
+}
+
+/* The scores of at most max_scores wanted rows from `first` on. */
+static void toy_scores(struct toy *t, const struct batch *b, int first, struct scores *scores_out)
+{
+    t->first_score = first;
+    t->n_scores = b->n_out - first < t->opt.max_scores ? b->n_out - first : t->opt.max_scores;
+    for (int i = 0; i < t->n_scores; i++) {
+        int row = b->out[first + i];
+        fill_logits(t, i, cell(t, b, b->seq[row], b->pos[row])->chain);
+    }
+    *scores_out = (struct scores){
+        .first = first, .n_out = t->n_scores, .n_vocab = TOY_VOCAB, .ctx = t, .row = toy_row, .block_max = toy_block_max};
 }
 
 static int toy_forward(void *ctx, const struct batch *b, struct scores *scores_out, struct err *err)
@@ -133,9 +152,17 @@ static int toy_forward(void *ctx, const struct batch *b, struct scores *scores_o
     for (int r = 0; r < b->n_rows; r++) /* after all writes: nobody wrote into a neighbour's page */
         if (r + 1 == b->n_rows || b->seq[r + 1] != b->seq[r])
             check_chain(t, b, b->seq[r], b->pos[r]);
-    for (int i = 0; i < b->n_out; i++)
-        fill_logits(t, i, cell(t, b, b->seq[b->out[i]], b->pos[b->out[i]])->chain);
-    *scores_out = (struct scores){.n_out = b->n_out, .n_vocab = TOY_VOCAB, .ctx = t, .row = toy_row, .block_max = toy_block_max};
+    toy_scores(t, b, 0, scores_out);
+    return 0;
+}
+
+static int toy_next_scores(void *ctx, const struct batch *b, struct scores *scores, struct err *err)
+{
+    struct toy *t = ctx;
+    assert(scores->first + scores->n_out < b->n_out);
+    if (t->opt.fail_at_group != 0 && ++t->n_groups >= t->opt.fail_at_group)
+        return err_set(err, ERR_DEVICE, "the toy broke at group %ld", t->n_groups);
+    toy_scores(t, b, scores->first + scores->n_out, scores);
     return 0;
 }
 
@@ -160,6 +187,7 @@ struct runner toy_runner(struct toy *t)
                            .max_rows = t->opt.max_rows,
                            .max_out = t->opt.max_out,
                            .forward = toy_forward,
+                           .next_scores = toy_next_scores,
                            .copy_page = toy_copy_page};
 }
 

@@ -18,15 +18,18 @@
 
 struct toy_options {
     int n_ctx, n_pages, max_rows, max_out;
-    long fail_at; /* the call of forward that fails, from 1; 0: none */
+    int max_scores; /* rows of scores at once; 0: three */
+    long fail_at;   /* the call of forward that fails, from 1; 0: none */
+    long fail_at_group; /* the call of next_scores that fails, from 1; 0: none */
 };
 
 struct toy {
     struct toy_options opt;
     struct toy_cell *cells; /* [n_pages * KV_PAGE] */
-    float *logits;          /* [max_out * TOY_VOCAB] */
-    float *block_max;       /* [max_out * blocks] */
-    long n_forward, n_rows, n_copies;
+    float *logits;          /* [max_scores * TOY_VOCAB] */
+    float *block_max;       /* [max_scores * blocks] */
+    int first_score, n_scores; /* the wanted rows in logits */
+    long n_forward, n_groups, n_rows, n_copies;
     int most_rows;          /* in one step */
 };
 

@@ -125,7 +125,7 @@ static void carve_operand(struct carver *c, struct operand *o, int n_cols, int m
 static void carve_all(struct cpu *c, struct carver *w)
 {
     const struct backend_shape *s = &c->shape;
-    size_t rows = (size_t)s->max_rows, out = (size_t)s->max_out;
+    size_t rows = (size_t)s->max_rows, out = (size_t)s->max_scores;
     c->x = carve(w, rows * (size_t)s->d_model, sizeof(float));
     c->qkv = carve(w, rows * (size_t)c->qkv_cols, sizeof(float));
     c->o = carve(w, rows * (size_t)c->o_cols, sizeof(float));
@@ -138,7 +138,7 @@ static void carve_all(struct cpu *c, struct carver *w)
     carve_operand(w, &c->a, s->d_model, s->max_rows);
     carve_operand(w, &c->oo, s->n_head * s->head_dim, s->max_rows);
     carve_operand(w, &c->h, s->d_ff, s->max_rows);
-    carve_operand(w, &c->v, s->d_model, s->max_out);
+    carve_operand(w, &c->v, s->d_model, s->max_scores);
     for (int i = 0; i < s->n_threads; i++) {
         float *p = carve(w, cpu_scratch_floats(s), sizeof(float));
         if (c->scratch != NULL)
@@ -190,7 +190,7 @@ static void assert_shape(const struct backend_shape *s)
     assert(s->n_kv > 0 && s->n_head % s->n_kv == 0);
     assert(s->head_dim > 0 && s->head_dim % 2 == 0);
     assert(s->rope_dims >= 0 && s->rope_dims % 2 == 0 && s->rope_dims <= s->head_dim);
-    assert(s->max_rows > 0 && s->max_out > 0 && s->max_out <= s->max_rows && s->n_pages > 0 && s->n_threads > 0);
+    assert(s->max_rows > 0 && s->max_scores > 0 && s->max_scores <= s->max_rows && s->n_pages > 0 && s->n_threads > 0);
 }
 
 static int cpu_open(const struct backend_shape *shape, struct backend **be_out, struct err *err)

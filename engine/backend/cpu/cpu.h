@@ -158,6 +158,7 @@ struct cpu {
     int v_stride;
 
     const struct batch *batch; /* of the step */
+    int first_score, n_scores; /* the wanted rows whose scores are held */
     int32_t *groups;           /* [n_groups + 1] rows whose attention is computed together: consecutive positions of a sequence */
     int n_groups;
     float *partials;           /* [n_partials] of attention split over threads */
@@ -180,7 +181,7 @@ void cpu_attend(struct backend *be, const struct attend_params *p, const struct 
 void cpu_project_o(struct backend *be, const struct matrix *m, const struct vector *bias, const struct vector *post, float eps);
 void cpu_gate_up(struct backend *be, const struct matrix *m, enum activation act, const struct matrix *consumer);
 void cpu_project_h(struct backend *be, const struct matrix *m, const struct vector *post, float eps);
-void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps);
+void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n);
 int cpu_sync(struct backend *be, struct scores *scores_out, struct err *err);
 void cpu_copy_page(struct backend *be, int dst, int src, int n_pos);
 

@@ -65,16 +65,16 @@ void cpu_begin(struct backend *be, const struct batch *batch, const float *const
 {
     struct cpu *c = cpu_of(be);
     assert(batch->n_rows > 0 && batch->n_rows <= c->shape.max_rows);
-    assert(batch->n_out >= 0 && batch->n_out <= c->shape.max_out);
+    assert(batch->n_out >= 0 && batch->n_out <= batch->n_rows);
     fesetenv(FE_DFL_ENV); /* denormals are part of the bits; see pool.c for the workers */
     c->batch = batch;
     c->cs = cs;
     c->n_tables = n_tables;
+    c->first_score = c->n_scores = 0;
     group_rows(c);
     operand_rows(&c->a, batch->n_rows);
     operand_rows(&c->oo, batch->n_rows);
     operand_rows(&c->h, batch->n_rows);
-    operand_rows(&c->v, batch->n_out > 0 ? batch->n_out : 1);
 }
 
 struct embed_job {
@@ -509,16 +509,19 @@ void cpu_attend(struct backend *be, const struct attend_params *p, const struct 
 
 /* ---- scores, sync, pages ---- */
 
-void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps)
+void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n)
 {
     struct cpu *c = cpu_of(be);
     assert(m->n_rows == c->shape.n_vocab);
     assert(m->n_cols == c->shape.d_model);
-    if (c->batch->n_out == 0)
-        return;
-    struct norm_job norm = {c, w->values, eps, c->batch->out, &c->v, m->needs};
-    run_rows(c, c->batch->n_out, c->shape.d_model, norm_rows, &norm);
-    struct matrix_job job = {.c = c, .m = m, .x = &c->v, .n_rows = c->batch->n_out, .group = SCORES_BLOCK / CPU_STRIPE, .finish = FINISH_SCORES,
+    assert(n > 0 && n <= c->shape.max_scores);
+    assert(first >= 0 && first + n <= c->batch->n_out);
+    c->first_score = first;
+    c->n_scores = n;
+    operand_rows(&c->v, n);
+    struct norm_job norm = {c, w->values, eps, c->batch->out + first, &c->v, m->needs};
+    run_rows(c, n, c->shape.d_model, norm_rows, &norm);
+    struct matrix_job job = {.c = c, .m = m, .x = &c->v, .n_rows = n, .group = SCORES_BLOCK / CPU_STRIPE, .finish = FINISH_SCORES,
                              .out = c->scores, .ld = c->scores_stride};
     run_matrix(&job);
 }
@@ -526,13 +529,13 @@ void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *
 static const float *scores_row(void *ctx, int i)
 {
     const struct cpu *c = ctx;
-    return c->scores + (size_t)i * (size_t)c->scores_stride;
+    return c->scores + (size_t)(i - c->first_score) * (size_t)c->scores_stride;
 }
 
 static const float *scores_block_max(void *ctx, int i)
 {
     const struct cpu *c = ctx;
-    return c->block_max + (size_t)i * (size_t)c->n_score_blocks;
+    return c->block_max + (size_t)(i - c->first_score) * (size_t)c->n_score_blocks;
 }
 
 int cpu_sync(struct backend *be, struct scores *scores_out, struct err *err)
@@ -540,7 +543,7 @@ int cpu_sync(struct backend *be, struct scores *scores_out, struct err *err)
     struct cpu *c = cpu_of(be);
     if (atomic_load_explicit(&c->fault, memory_order_relaxed))
         return err_set(err, ERR_DEVICE, "a computed value is not finite; the model file is damaged or does not fit this arithmetic");
-    *scores_out = (struct scores){c->batch->n_out, c->shape.n_vocab, c, scores_row, scores_block_max};
+    *scores_out = (struct scores){c->first_score, c->n_scores, c->shape.n_vocab, c, scores_row, scores_block_max};
     return 0;
 }
 

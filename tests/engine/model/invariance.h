@@ -22,7 +22,7 @@ static inline void keep_rows(void *arg, const struct scores *scores, int pos, in
     if (t->rows == NULL)
         t->rows = malloc((size_t)MAX_IDS * (size_t)scores->n_vocab * sizeof(float));
     for (int i = 0; i < n; i++)
-        memcpy(t->rows + (size_t)(pos + i) * (size_t)t->n_vocab, scores->row(scores->ctx, i), (size_t)t->n_vocab * sizeof(float));
+        memcpy(t->rows + (size_t)(pos + i) * (size_t)t->n_vocab, scores->row(scores->ctx, scores->first + i), (size_t)t->n_vocab * sizeof(float));
 }
 
 /* Ids that mean nothing but differ; the same for the same seed. */
@@ -143,6 +143,8 @@ static inline void step_mixed(struct run *run, struct mixed *m, const int *rows)
     struct err err;
     assert_int_equal(run->runner.forward(run->runner.ctx, &batch, &scores, &err), 0);
     for (int r = 0; r < n_rows; r++) {
+        if (r == scores.first + scores.n_out)
+            assert_int_equal(run->runner.next_scores(run->runner.ctx, &batch, &scores, &err), 0);
         struct table *t = &m->got[whose[r]];
         memcpy(t->rows + (size_t)pos[r] * (size_t)t->n_vocab, scores.row(scores.ctx, r), (size_t)t->n_vocab * sizeof(float));
     }

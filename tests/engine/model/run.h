@@ -41,7 +41,7 @@ static inline void run_close(struct run *r)
     model_close(r->model);
 }
 
-/* Called with the scores of n rows that stand at positions pos .. pos + n - 1; row i is scores->row(scores->ctx, i). */
+/* Called with the scores of n rows that stand at positions pos .. pos + n - 1; row i is scores->row(scores->ctx, scores->first + i). */
 typedef void (*run_sink)(void *arg, const struct scores *scores, int pos, int n);
 
 /* Feeds ids[first .. last) in steps of `chunk` and hands on the scores of every row. */
@@ -62,8 +62,13 @@ static inline void run_feed(struct run *r, const int32_t *ids, int first, int la
             .n_rows = n, .token = ids + at, .pos = pos, .seq = seq, .n_seqs = 1, .pages = tables, .n_out = n, .out = out};
         if (r->runner.forward(r->runner.ctx, &batch, &scores, &err) != 0)
             fail_msg("%s", err.msg);
-        assert_int_equal(scores.n_out, n);
-        sink(arg, &scores, at, n);
+        sink(arg, &scores, at, scores.n_out);
+        while (scores.first + scores.n_out < n) {
+            if (r->runner.next_scores(r->runner.ctx, &batch, &scores, &err) != 0)
+                fail_msg("%s", err.msg);
+            sink(arg, &scores, at + scores.first, scores.n_out);
+        }
+        assert_int_equal(scores.first + scores.n_out, n);
     }
     free(pos);
 }

@@ -34,7 +34,7 @@ static void compare_rows(void *arg, const struct scores *scores, int pos, int n)
     struct comparison *c = arg;
     for (int i = 0; i < n && pos + i < c->n_ids - 1; i++) {
         int at = pos + i, argmax = 0;
-        const float *row = scores->row(scores->ctx, i);
+        const float *row = scores->row(scores->ctx, scores->first + i);
         double delta = fabs((double)row[c->ids[at + 1]] - log_sum_exp(row, scores->n_vocab, &argmax) - c->logprob[at]);
         c->sum_delta += delta;
         c->max_delta = fmax(c->max_delta, delta);

@@ -21,7 +21,7 @@ static void compare_rows(void *arg, const struct scores *scores, int pos, int n)
         if (at < 0 || at >= n)
             continue;
         const json_t *wanted = json_array_get(e->logits, k);
-        const float *row = scores->row(scores->ctx, at);
+        const float *row = scores->row(scores->ctx, scores->first + at);
         double sum_square = 0, sum_error = 0;
         assert_int_equal(json_array_size(wanted), scores->n_vocab);
         for (int i = 0; i < scores->n_vocab; i++) {

@@ -248,7 +248,7 @@ static void forward(struct rig *rig, const int (*rows)[2], int n_rows, const int
     rig->be->ops->embed(rig->be, rig->vocab, 1.5f);
     record(&r, r.c->x, s->d_model, s->d_model);
     forward_layers(rig, &r);
-    rig->be->ops->vocab(rig->be, rig->vocab, rig->out_norm, 1e-5f);
+    rig->be->ops->vocab(rig->be, rig->vocab, rig->out_norm, 1e-5f, 0, n_rows);
     if (rig->be->ops->sync(rig->be, &scores, &err) != 0)
         fail_msg("%s: %s", s->name, err.msg);
     assert_int_equal(scores.n_out, n_rows);
