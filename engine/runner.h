@@ -31,7 +31,8 @@ struct runner {
     int n_pages;     /* KV pages that batch.pages may name: 0 <= page < n_pages */
     int max_rows;    /* most rows in one batch */
     int max_out;     /* most wanted rows in one batch */
-    /* Computes one step and the scores of a first group of its wanted rows, at least one where there is one. On failure the device is lost: every later call fails with the same ERR_DEVICE. */
+    /* Computes one step and the scores of a first group of its wanted rows, one or more where any is wanted. On failure the device is lost: every
+     * later call fails with the same ERR_DEVICE. */
     int (*forward)(void *ctx, const struct batch *batch, struct scores *scores_out, struct err *err);
     /* Goes on to the next group of the wanted rows of the last forward()'s batch; some must be left. Fails as forward() does. */
     int (*next_scores)(void *ctx, const struct batch *batch, struct scores *scores, struct err *err);

@@ -88,8 +88,7 @@ static int rig_forward(void *ctx, const struct batch *batch, struct scores *scor
 
 static int rig_next_scores(void *ctx, const struct batch *batch, struct scores *scores, struct err *err)
 {
-    struct rig *r = ctx;
-    return r->inner.next_scores(r->inner.ctx, batch, scores, err);
+    return ((struct rig *)ctx)->inner.next_scores(((struct rig *)ctx)->toy, batch, scores, err);
 }
 
 static void rig_copy_page(void *ctx, int dst, int src, int n_pos)
