@@ -1,7 +1,9 @@
 /* pack.c: from the file's blocks to tiles and back; see pack.h for the layout.
  *
- * Both ways go through the meaning of a block (struct quant_w), one block at a time: loading takes a fraction of a second anyway, and there is one
- * place that knows the file's formats (quant.h) and one that knows the tiles (here). */
+ * Loading packs every byte of a model, so the way there moves words of four values: read_words turns a block of a row into the words of the tile's
+ * lines, whatever the file's order of nibbles and bit planes, and put_words lays them into a lane. The words hold the file's bits, which are the
+ * stored values of pack.h in every format but Q8_0 (sign bits flipped). The way back goes through the meaning of a block (struct quant_w), value by
+ * value, and tests hold it to quant.h's; so do the kernels, whose products are compared with quant_dot. */
 #include "engine/backend/cpu/pack.h"
 
 #include <assert.h>
@@ -56,11 +58,6 @@ size_t pack_stripe_bytes(int type, int n_cols)
     return pack_header_bytes(type, n_cols) + (size_t)quant_n_blocks(n_cols) * (size_t)formats[type].tile_bytes;
 }
 
-static void put_u16(uint8_t *p, uint16_t v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
 static uint16_t get_u16(const uint8_t *p)
 {
     uint16_t v;
@@ -68,29 +65,220 @@ static uint16_t get_u16(const uint8_t *p)
     return v;
 }
 
-/* ---- the quantised values of one output in a tile; each part writes or reads value k of lane r of half g ---- */
+/* ---- a block of the file, as the tile has it ---- */
 
-static void put_value(const struct pack_format *f, uint8_t *tile, int g, int r, int k, unsigned v)
+struct words {
+    uint32_t values[8]; /* [4] nibbles or [8] bytes: word v is the lane's part of line v */
+    uint32_t pairs[2];  /* likewise of the bit pairs */
+    uint32_t bits;      /* bit k of value k: the fifth or third bit */
+    uint16_t d, min;
+    uint8_t sub[2], sub_min[2]; /* integer sub-scales and minima of the halves; six-bit scales as the file has them */
+};
+
+static uint32_t word_at(const uint8_t *p, int i)
 {
-    int i = k % 4, line = k / 4 % 4;
-    if (f->bits == 8) {
-        tile[((k / 4) * 2 + g) * 64 + 4 * r + i] = (uint8_t)v;
-        return;
-    }
-    int bit = 4 * r + i;
-    if (f->bits <= 3) {
-        tile[((k / 16) * 2 + g) * 64 + bit] |= (uint8_t)((v & 3) << 2 * line);
-        if (f->bits == 3)
-            tile[256 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] |= (uint8_t)((v >> 2 & 1) << bit % 8);
-        return;
-    }
-    uint8_t *nibble = &tile[(line * 2 + g) * 64 + 4 * r + i];
-    *nibble = (uint8_t)(*nibble | (v & 15) << (k < 16 ? 0 : 4));
-    if (f->bits == 5)
-        tile[512 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] |= (uint8_t)((v >> 4 & 1) << bit % 8);
-    if (f->bits == 6)
-        tile[512 + ((k / 16) * 2 + g) * 64 + bit] |= (uint8_t)((v >> 4 & 3) << 2 * line);
+    uint32_t v;
+    memcpy(&v, p + 4 * i, sizeof v);
+    return v;
 }
+
+/* Bit j of 32 bytes. */
+static uint32_t gather_bits(const uint8_t *p, int j)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; i++) {
+        uint64_t x;
+        memcpy(&x, p + 8 * i, sizeof x);
+        x = x >> j & 0x0101010101010101u;
+        bits |= (uint32_t)(x * 0x0102040810204080u >> 56) << 8 * i; /* byte n's bit moves to bit 56 + n */
+    }
+    return bits;
+}
+
+/* Bits shift .. shift + 1 of 32 bytes: value 16 h + 4 v + i in bits 2 v of byte i of word h. */
+static void gather_pairs(const uint8_t *p, int shift, uint32_t pairs[2])
+{
+    for (int h = 0; h < 2; h++) {
+        pairs[h] = 0;
+        for (int v = 0; v < 4; v++)
+            pairs[h] |= (word_at(p, 4 * h + v) >> shift & 0x03030303u) << 2 * v;
+    }
+}
+
+/* Nibbles `high` (or the low ones) of 32 bytes, values 0..15 low and 16..31 high. */
+static void gather_nibbles(const uint8_t *p, bool high, uint32_t values[8])
+{
+    for (int v = 0; v < 4; v++) {
+        uint32_t a = word_at(p, v), b = word_at(p, 4 + v);
+        values[v] = high ? (a >> 4 & 0x0f0f0f0fu) | (b & 0xf0f0f0f0u) : (a & 0x0f0f0f0fu) | (b & 0x0f0f0f0fu) << 4;
+    }
+}
+
+/* Block p of a 32-value type. */
+static inline void read_simple(const int type, const uint8_t *p, struct words *w)
+{
+    const bool has_min = type == TENSOR_Q4_1 || type == TENSOR_Q5_1, five = type == TENSOR_Q5_0 || type == TENSOR_Q5_1;
+    w->d = get_u16(p);
+    w->min = has_min ? get_u16(p + 2) : 0;
+    const uint8_t *high = p + (has_min ? 4 : 2), *low = high + (five ? 4 : 0);
+    w->bits = five ? word_at(high, 0) : 0;
+    for (int v = 0; v < (type == TENSOR_Q8_0 ? 8 : 4); v++)
+        w->values[v] = type == TENSOR_Q8_0 ? word_at(low, v) ^ 0x80808080u : word_at(low, v);
+}
+
+/* Block j of superblock p of a K type; the formats are told in quant.h. */
+static inline void read_k(const int type, const uint8_t *p, int j, struct words *w)
+{
+    const uint8_t *s = p + 4;
+    if (type == TENSOR_Q4_K || type == TENSOR_Q5_K) {
+        gather_nibbles(p + (type == TENSOR_Q5_K ? 48 : 16) + j / 2 * 32, j % 2, w->values);
+        w->bits = type == TENSOR_Q5_K ? gather_bits(p + 16, j) : 0;
+        w->sub[0] = (uint8_t)(j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
+        w->sub_min[0] = (uint8_t)(j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4);
+    } else if (type == TENSOR_Q6_K) {
+        gather_nibbles(p + 64 * (j / 4) + 32 * (j % 2), j % 4 / 2, w->values);
+        gather_pairs(p + 128 + 32 * (j / 4), 2 * (j % 4), w->pairs);
+        memcpy(w->sub, p + 192 + 2 * j, 2);
+    } else if (type == TENSOR_Q2_K) {
+        gather_pairs(p + 16 + 32 * (j / 4), 2 * (j % 4), w->pairs);
+        memcpy(w->sub, p + 2 * j, 2); /* each with its minimum, as the tile has them */
+    } else {
+        gather_pairs(p + 32 + 32 * (j / 4), 2 * (j % 4), w->pairs);
+        w->bits = gather_bits(p, j);
+        for (int h = 0; h < 2; h++) {
+            int i = 2 * j + h, low = i < 8 ? p[96 + i] & 15 : p[96 + i - 8] >> 4;
+            w->sub[h] = (uint8_t)(low | (p[104 + i % 4] >> 2 * (i / 4) & 3) << 4);
+        }
+    }
+}
+
+/* ---- into a lane of a tile ---- */
+
+static void put_u16(uint8_t *p, uint16_t v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+static void put_word(uint8_t *lines, int line, int r, uint32_t v)
+{
+    memcpy(lines + (line * 2 + r / LANES) * 64 + r % LANES * 4, &v, sizeof v);
+}
+
+/* The values of output r; masks and six-bit scales are or-ed into zeros. */
+static inline void put_words(const int type, uint8_t *tile, int r, const struct words *w)
+{
+    const struct pack_format *f = &formats[type];
+    const int n_lines = f->bits == 8 ? 8 : f->bits >= 4 ? 4 : 0;
+    uint8_t *rest = tile + n_lines * 128;
+    for (int v = 0; v < n_lines; v++)
+        put_word(tile, v, r, w->values[v]);
+    for (int h = 0; h < 2 && (f->bits == 6 || f->bits <= 3); h++)
+        put_word(rest, h, r, w->pairs[h]);
+    uint8_t *masks = f->bits == 3 ? rest + 256 : rest;
+    for (int i = 0; i < 8 && (f->bits == 3 || f->bits == 5); i++) /* line i / 2, half i % 2 */
+        masks[((i / 2 * 2 + r / LANES) * 2 + i % 2) * 8 + r % LANES / 2] |= (uint8_t)((w->bits >> (16 * (i % 2) + 4 * (i / 2)) & 15) << r % 2 * 4);
+}
+
+static inline void put_scales(const int type, uint8_t *scales, int r, const struct words *w)
+{
+    switch (formats[type].scale) {
+    case PACK_F16_MIN: put_u16(scales + 64 + 2 * r, w->min); /* fall through */
+    case PACK_F16: put_u16(scales + 2 * r, w->d); break;
+    case PACK_K_MIN:
+        scales[r] = w->sub[0];
+        scales[32 + r] = w->sub_min[0];
+        break;
+    case PACK_K_HALVES6:
+        scales[r] = (uint8_t)((w->sub[0] & 15) | (w->sub[1] & 15) << 4);
+        scales[32 + r % LANES] |= (uint8_t)((w->sub[0] >> 4 | w->sub[1] >> 4 << 2) << r / LANES * 4);
+        break;
+    default: /* a byte a half */
+        scales[r] = w->sub[0];
+        scales[32 + r] = w->sub[1];
+    }
+}
+
+/* ---- stripes ---- */
+
+static inline void pack_simple(const int type, const uint8_t *rows, int n_rows, int n_cols, uint8_t *out)
+{
+    size_t row_bytes = quant_row_bytes(type, n_cols);
+    int n_blocks = n_cols / QUANT_BLOCK, n_values, n_bytes;
+    quant_unit(type, &n_values, &n_bytes);
+    for (int b = 0; b < n_blocks; b++) {
+        uint8_t *tile = out + (size_t)operand_place(n_blocks, b) * (size_t)formats[type].tile_bytes;
+        for (int r = 0; r < n_rows; r++) {
+            struct words w;
+            read_simple(type, rows + (size_t)r * row_bytes + (size_t)b * (size_t)n_bytes, &w);
+            put_words(type, tile, r, &w);
+            put_scales(type, tile + formats[type].bits * 128, r, &w);
+        }
+    }
+}
+
+static inline void pack_k(const int type, const uint8_t *rows, int n_rows, int n_cols, uint8_t *out)
+{
+    static const short d_at[TENSOR_TYPES] = {[TENSOR_Q2_K] = 80, [TENSOR_Q3_K] = 108, [TENSOR_Q6_K] = 208};
+    const int min_at = d_at[type] + 2;
+    size_t row_bytes = quant_row_bytes(type, n_cols), header_min = (size_t)(n_cols / 256) * 64;
+    uint8_t *tiles = out + pack_header_bytes(type, n_cols);
+    int n_blocks = n_cols / QUANT_BLOCK, n_values, n_bytes;
+    quant_unit(type, &n_values, &n_bytes);
+    for (int b = 0; b < n_blocks; b++) {
+        uint8_t *tile = tiles + (size_t)operand_place(n_blocks, b) * (size_t)formats[type].tile_bytes;
+        uint8_t *header = out + (size_t)(b / 8) * 64;
+        for (int r = 0; r < n_rows; r++) {
+            const uint8_t *p = rows + (size_t)r * row_bytes + (size_t)(b / 8) * (size_t)n_bytes;
+            struct words w;
+            read_k(type, p, b % 8, &w);
+            put_words(type, tile, r, &w);
+            put_scales(type, tile + formats[type].bits * 128, r, &w);
+            if (b % 8 == 0)
+                put_u16(header + 2 * r, get_u16(p + d_at[type]));
+            if (b % 8 == 0 && has_min(formats[type].scale))
+                put_u16(header + header_min + 2 * r, get_u16(p + min_at));
+        }
+    }
+}
+
+static void pack_floats(int elem, const uint8_t *rows, int n_rows, int n_cols, uint8_t *out)
+{
+    int n_blocks = quant_n_blocks(n_cols);
+    for (int b = 0; b < n_blocks; b++) {
+        uint8_t *tile = out + (size_t)operand_place(n_blocks, b) * QUANT_BLOCK * CPU_STRIPE * (size_t)elem;
+        int n = n_cols - b * QUANT_BLOCK < QUANT_BLOCK ? n_cols - b * QUANT_BLOCK : QUANT_BLOCK;
+        for (int r = 0; r < n_rows; r++) {
+            const uint8_t *row = rows + ((size_t)r * (size_t)n_cols + (size_t)b * QUANT_BLOCK) * (size_t)elem;
+            for (int k = 0; k < n && elem == 2; k++)
+                put_u16(tile + (k * CPU_STRIPE + r) * 2, get_u16(row + 2 * k));
+            for (int k = 0; k < n && elem == 4; k++)
+                memcpy(tile + (k * CPU_STRIPE + r) * 4, row + 4 * k, 4);
+        }
+    }
+}
+
+void pack_stripe(int type, const uint8_t *rows, int n_rows, int n_cols, uint8_t *out)
+{
+    assert(n_rows <= CPU_STRIPE);
+    switch (type) { /* a copy of the loops for each type */
+    case TENSOR_F32: pack_floats(4, rows, n_rows, n_cols, out); break;
+    case TENSOR_F16:
+    case TENSOR_BF16: pack_floats(2, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q4_0: pack_simple(TENSOR_Q4_0, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q4_1: pack_simple(TENSOR_Q4_1, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q5_0: pack_simple(TENSOR_Q5_0, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q5_1: pack_simple(TENSOR_Q5_1, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q8_0: pack_simple(TENSOR_Q8_0, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q2_K: pack_k(TENSOR_Q2_K, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q3_K: pack_k(TENSOR_Q3_K, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q4_K: pack_k(TENSOR_Q4_K, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q5_K: pack_k(TENSOR_Q5_K, rows, n_rows, n_cols, out); break;
+    case TENSOR_Q6_K: pack_k(TENSOR_Q6_K, rows, n_rows, n_cols, out); break;
+    default: assert(!"a tensor has one of the 13 types");
+    }
+}
+
+/* ---- and back ---- */
 
 static unsigned get_value(const struct pack_format *f, const uint8_t *tile, int g, int r, int k)
 {
@@ -109,29 +297,6 @@ static unsigned get_value(const struct pack_format *f, const uint8_t *tile, int 
     return v;
 }
 
-static size_t values_bytes(const struct pack_format *f)
-{
-    return (size_t)f->bits * 128;
-}
-
-/* ---- the integer sub-scales of one output in a tile, by half of the block ---- */
-
-static void put_subs(enum pack_scale s, uint8_t *scales, int r, int h, int scale, unsigned min)
-{
-    if (s == PACK_K_HALVES) {
-        scales[32 * h + r] = (uint8_t)scale;
-    } else if (s == PACK_K_HALVES_MIN) {
-        scales[32 * h + r] = (uint8_t)((unsigned)scale | min << 4);
-    } else if (s == PACK_K_HALVES6) {
-        unsigned v = (unsigned)(scale + 32);
-        scales[r] |= (uint8_t)((v & 15) << 4 * h);
-        scales[32 + r % LANES] |= (uint8_t)(v >> 4 << (r / LANES * 4 + 2 * h));
-    } else if (h == 0) {
-        scales[r] = (uint8_t)scale;
-        scales[32 + r] = (uint8_t)min;
-    }
-}
-
 static void get_subs(enum pack_scale s, const uint8_t *scales, int r, int h, int *scale_out, unsigned *min_out)
 {
     *min_out = 0;
@@ -148,89 +313,13 @@ static void get_subs(enum pack_scale s, const uint8_t *scales, int r, int h, int
     }
 }
 
-/* ---- stripes ---- */
-
-/* The f16 scale and minimum as the file has them: d of the block for 32-value types, d and dmin of the superblock for K types. */
-static void raw_scales(int type, const uint8_t *row, int b, uint16_t *d_out, uint16_t *min_out)
-{
-    int n_values, n_bytes;
-    quant_unit(type, &n_values, &n_bytes);
-    const uint8_t *p = row + (size_t)(n_values == 256 ? b / 8 : b) * (size_t)n_bytes;
-    static const short d_at[TENSOR_TYPES] = {[TENSOR_Q2_K] = 80, [TENSOR_Q3_K] = 108, [TENSOR_Q6_K] = 208};
-    static const short min_at[TENSOR_TYPES] = {[TENSOR_Q4_1] = 2, [TENSOR_Q5_1] = 2, [TENSOR_Q2_K] = 82, [TENSOR_Q4_K] = 2, [TENSOR_Q5_K] = 2};
-    *d_out = quant_u16(p + d_at[type]);
-    *min_out = quant_u16(p + min_at[type]);
-}
-
-/* The integer minimum of half h of a K block, as the file has it. */
-static uint8_t raw_min(int type, const uint8_t *row, int b, int h)
-{
-    int n_values, n_bytes;
-    quant_unit(type, &n_values, &n_bytes);
-    const uint8_t *p = row + (size_t)(b / 8) * (size_t)n_bytes, *s = p + 4;
-    int j = b % 8;
-    if (type == TENSOR_Q2_K)
-        return (uint8_t)(p[2 * j + h] >> 4);
-    return (uint8_t)(j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4);
-}
-
-static void pack_block(int type, const uint8_t *row, int b, int r, int n_cols, uint8_t *stripe, uint8_t *tile)
-{
-    const struct pack_format *f = &formats[type];
-    struct quant_w w;
-    quant_unpack(type, row, b, &w);
-    for (int k = 0; k < QUANT_BLOCK; k++)
-        put_value(f, tile, r / LANES, r % LANES, k, (unsigned)(w.q[k] + f->offset));
-    uint16_t d, min;
-    raw_scales(type, row, b, &d, &min);
-    uint8_t *scales = tile + values_bytes(f);
-    if (!has_header(f->scale)) {
-        put_u16(scales + 2 * r, d);
-        if (has_min(f->scale))
-            put_u16(scales + 64 + 2 * r, min);
-        return;
-    }
-    uint8_t *header = stripe + (size_t)(b / 8) * 64;
-    put_u16(header + 2 * r, d);
-    if (has_min(f->scale))
-        put_u16(header + (size_t)(n_cols / 256) * 64 + 2 * r, min);
-    for (int h = 0; h < 2; h++)
-        put_subs(f->scale, scales, r, h, w.scale[h], has_min(f->scale) ? raw_min(type, row, b, h) : 0);
-}
-
-static void pack_float_block(int type, const uint8_t *row, int b, int r, int n_cols, uint8_t *tile)
-{
-    size_t elem = type == TENSOR_F32 ? 4 : 2;
-    for (int k = 0; k < QUANT_BLOCK && b * QUANT_BLOCK + k < n_cols; k++)
-        memcpy(tile + ((size_t)k * CPU_STRIPE + (size_t)r) * elem, row + (size_t)(b * QUANT_BLOCK + k) * elem, elem);
-}
-
-void pack_stripe(int type, const uint8_t *rows, int n_rows, int n_cols, uint8_t *out)
-{
-    assert(n_rows <= CPU_STRIPE);
-    size_t row_bytes = quant_row_bytes(type, n_cols), header = pack_header_bytes(type, n_cols);
-    int n_blocks = quant_n_blocks(n_cols);
-    for (int r = 0; r < n_rows; r++) {
-        const uint8_t *row = rows + (size_t)r * row_bytes;
-        for (int b = 0; b < n_blocks; b++) {
-            uint8_t *tile = out + header + (size_t)operand_place(n_blocks, b) * (size_t)formats[type].tile_bytes;
-            if (quant_is_float(type))
-                pack_float_block(type, row, b, r, n_cols, tile);
-            else
-                pack_block(type, row, b, r, n_cols, out, tile);
-        }
-    }
-}
-
-/* ---- and back ---- */
-
 /* Rebuilds the meaning of block b of output r. */
 static void unpack_block(int type, const uint8_t *stripe, const uint8_t *tile, int b, int r, int n_cols, struct quant_w *w)
 {
     const struct pack_format *f = &formats[type];
     for (int k = 0; k < QUANT_BLOCK; k++)
         w->q[k] = (int8_t)((int)get_value(f, tile, r / LANES, r % LANES, k) - f->offset);
-    const uint8_t *scales = tile + values_bytes(f);
+    const uint8_t *scales = tile + (size_t)f->bits * 128;
     w->scale[0] = w->scale[1] = 1;
     w->min[0] = w->min[1] = 0.0f;
     if (!has_header(f->scale)) {
