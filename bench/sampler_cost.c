@@ -21,6 +21,7 @@
 
 #define N_ROWS 32
 #define N_PROMPT 48
+#define N_SEEN 500
 #define N_STEPS 15
 #define PASSES 5
 #define TEXT_FILE "LICENSE"
@@ -56,6 +57,7 @@ static const struct setting settings[] = {
 struct desk {
     int n_vocab, n_blocks;
     float *logits, *block_max;
+    int32_t seen[N_SEEN]; /* tokens to penalise: a text's */
     struct scores scores;
 };
 
@@ -204,6 +206,7 @@ static double run_model(const char *path, int n_threads, struct desk *d)
         memcpy(d->logits + (size_t)i * (size_t)d->n_vocab, scores.row(scores.ctx, i), sizeof(float) * (size_t)d->n_vocab);
         memcpy(d->block_max + (size_t)i * (size_t)d->n_blocks, scores.block_max(scores.ctx, i), sizeof(float) * (size_t)d->n_blocks);
     }
+    memcpy(d->seen, ids.ids, sizeof d->seen);
     model_close(m);
     engine_ids_finish(&ids);
     return median(us, N_STEPS);
@@ -237,11 +240,11 @@ static void draw_all(struct sampler *s, const struct setting *set, const struct 
 static void table(const struct desk *d, double step_us)
 {
     struct sampler *s = sampler_create(d->n_vocab);
-    struct sampler_counts *counts = sampler_counts_create(500);
+    struct sampler_counts *counts = sampler_counts_create(N_SEEN);
     if (s == NULL || counts == NULL)
         die("memory", "short");
-    for (int i = 0; i < 500; i++)
-        sampler_counts_add(counts, i * (d->n_vocab / 500), true);
+    for (int i = 0; i < N_SEEN; i++)
+        sampler_counts_add(counts, d->seen[i], true);
     for (int k = 0; k < N_SETTINGS; k++) {
         double us[PASSES];
         for (int i = 0; i < PASSES; i++) {
@@ -280,6 +283,8 @@ int main(int argc, char **argv)
     struct desk d;
     desk_open(&d, n_vocab);
     fill_flat(&d);
+    for (int i = 0; i < N_SEEN; i++)
+        d.seen[i] = (int32_t)(num_rng(9, 0, (uint32_t)i) * n_vocab);
     printf("flat rows: vocabulary %d\n", n_vocab);
     table(&d, 0);
     desk_finish(&d);

@@ -11,6 +11,8 @@
  * The truncations work on lists of survivors (gather) and their weights. typical_p needs two sums in f64 (moments): 16 lanes over the whole row, id
  * mod 16, folded by halves.
  *
+ * max is at least every x, so that no exponent is above 0 and the vector forms need not look for large ones.
+ *
  * Every table below gives the same bits (tests/engine/numerics/test_rows.c compares them by memcmp). A NaN in a row is an engine fault that the
  * backend reports; here it only must not crash. */
 #ifndef NEXTD_ROWS_H

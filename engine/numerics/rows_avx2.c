@@ -12,13 +12,12 @@
 #define ROUNDER 12582912.0f /* 1.5 * 2^23: added and taken away again it leaves |x| < 2^22 rounded to the nearest even integer, as rintf does */
 #define AHEAD 2048          /* floats between the load and the prefetch: rows come from the outer caches, and the hardware stops at every page */
 
-/* The low bits of `shifted` are n as an integer: moved up beside the bias they are 2^n, for every y that has a weight. */
+/* num_exp_f32 of y <= 0. The low bits of `shifted` are n as an integer: moved up beside the bias they are 2^n, for every y that has a weight. */
 static inline __m256 exp8(__m256 y)
 {
-    __m256 c = _mm256_min_ps(_mm256_set1_ps(NUM_EXP_MAX), y); /* NaN stays: the second operand wins */
-    __m256 shifted = _mm256_add_ps(_mm256_mul_ps(c, _mm256_set1_ps(1.44269504f)), _mm256_set1_ps(ROUNDER));
+    __m256 shifted = _mm256_add_ps(_mm256_mul_ps(y, _mm256_set1_ps(1.44269504f)), _mm256_set1_ps(ROUNDER));
     __m256 n = _mm256_sub_ps(shifted, _mm256_set1_ps(ROUNDER));
-    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693359375f), c);
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693359375f), y);
     r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.9875691500e-4f);
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));

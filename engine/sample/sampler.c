@@ -14,7 +14,7 @@
  * whatever stays on its side of the target by more than that is decided. What is left in doubt - a few draws in a billion; for typical_p one in
  * a thousand on a model's rows - is done in order. The fast way never changes a token.
  *
- * Changed rows (bias, bans, penalties) are copied once and only the touched blocks get new maxima. */
+ * Of a changed row (bias, bans, penalties) only the touched blocks are copied and get new maxima; the others are read where they are. */
 #include "engine/sample/sampler.h"
 
 #include <assert.h>
@@ -37,7 +37,7 @@ static_assert(SCORES_BLOCK == ROWS_BLOCK, "block maxima and block sums cover the
 struct sampler {
     const struct rows_ops *rows;
     int n_vocab, n_blocks;
-    float *logits;       /* [n_vocab] a changed row */
+    float *changed;      /* [n_vocab] the touched blocks of a changed row, at their places */
     float *block_max;    /* [n_blocks] of the changed row */
     bool *touched;       /* [n_blocks] */
     float *block_sums;   /* [n_blocks] */
@@ -50,9 +50,11 @@ struct sampler {
     double *hist;        /* [HIST_CELLS] */
 };
 
-/* A row as the steps see it: raw, or the changed copy. */
+/* A row as the steps see it. */
 struct row {
-    const float *logits;
+    const float *raw;
+    const float *changed; /* holds the touched blocks, at their places */
+    const bool *touched;  /* [n_blocks]; NULL: none is */
     const float *block_max;
     float max;
     float scale; /* 1 / temperature */
@@ -73,7 +75,7 @@ struct sampler *sampler_create(int n_vocab)
     s->n_vocab = n_vocab;
     s->n_blocks = (n_vocab + SCORES_BLOCK - 1) / SCORES_BLOCK;
     size_t n = (size_t)n_vocab, blocks = (size_t)s->n_blocks;
-    s->logits = malloc(n * sizeof *s->logits);
+    s->changed = malloc(n * sizeof *s->changed);
     s->block_max = malloc(blocks * sizeof *s->block_max);
     s->touched = malloc(blocks * sizeof *s->touched);
     s->block_sums = malloc(blocks * sizeof *s->block_sums);
@@ -83,7 +85,7 @@ struct sampler *sampler_create(int n_vocab)
     s->keys = malloc(n * sizeof *s->keys);
     s->among = malloc(n * sizeof *s->among);
     s->hist = malloc(HIST_CELLS * sizeof *s->hist);
-    if (!s->logits || !s->block_max || !s->touched || !s->block_sums || !s->ids || !s->values || !s->weights || !s->keys || !s->among || !s->hist) {
+    if (!s->changed || !s->block_max || !s->touched || !s->block_sums || !s->ids || !s->values || !s->weights || !s->keys || !s->among || !s->hist) {
         sampler_destroy(s);
         return NULL;
     }
@@ -94,7 +96,7 @@ void sampler_destroy(struct sampler *s)
 {
     if (s == NULL)
         return;
-    free(s->logits);
+    free(s->changed);
     free(s->block_max);
     free(s->touched);
     free(s->block_sums);
@@ -112,17 +114,55 @@ static int block_size(const struct sampler *s, int b)
     return b + 1 < s->n_blocks ? SCORES_BLOCK : s->n_vocab - b * SCORES_BLOCK;
 }
 
-/* The largest logit's id, ties by lowest id. */
-static int32_t argmax(const struct sampler *s, const float *logits, const float *block_max)
+static bool is_touched(const struct row *r, int b)
 {
-    float max = s->rows->max(block_max, s->n_blocks);
+    return r->touched != NULL && r->touched[b];
+}
+
+static const float *block_of(const struct row *r, int b)
+{
+    return (is_touched(r, b) ? r->changed : r->raw) + (size_t)b * SCORES_BLOCK;
+}
+
+/* The first id behind block b and those that follow it in the same memory with a maximum of at least `low`. */
+static int32_t run_end(const struct sampler *s, const struct row *r, int b, float low)
+{
+    int end = b + 1;
+    if (r->touched == NULL && low == -INFINITY)
+        return s->n_vocab;
+    while (end < s->n_blocks && is_touched(r, end) == is_touched(r, b) && r->block_max[end] >= low)
+        end++;
+    return end < s->n_blocks ? end * SCORES_BLOCK : s->n_vocab;
+}
+
+/* The largest logit's id, ties by lowest id. */
+static int32_t argmax(const struct sampler *s, const struct row *r)
+{
+    float max = s->rows->max(r->block_max, s->n_blocks);
     int b = 0;
-    while (b + 1 < s->n_blocks && block_max[b] != max)
+    while (b + 1 < s->n_blocks && r->block_max[b] != max)
         b++;
-    int32_t id = b * SCORES_BLOCK, end = id + block_size(s, b);
-    while (id + 1 < end && logits[id] != max)
-        id++;
-    return id;
+    const float *logits = block_of(r, b);
+    int32_t i = 0, n = block_size(s, b);
+    while (i + 1 < n && logits[i] != max)
+        i++;
+    return b * SCORES_BLOCK + i;
+}
+
+/* Sum of the weights in the order of rows.h; leaves the blocks' sums. */
+static double sum_weights(struct sampler *s, const struct row *r)
+{
+    if (r->touched == NULL)
+        return s->rows->sum_exp(r->raw, s->n_vocab, r->max, r->scale, s->block_sums);
+    for (int32_t id = 0, end; id < s->n_vocab; id = end) {
+        int b = id / SCORES_BLOCK;
+        end = run_end(s, r, b, -INFINITY);
+        s->rows->sum_exp(block_of(r, b), end - id, r->max, r->scale, s->block_sums + b);
+    }
+    double total = 0;
+    for (int b = 0; b < s->n_blocks; b++)
+        total += (double)s->block_sums[b];
+    return total;
 }
 
 /* ---- steps 1 to 3: bias, bans, penalties ---- */
@@ -133,33 +173,36 @@ static bool changes(const struct sampler_params *p, const struct sampler_draw *d
            (d->counts != NULL && (p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0));
 }
 
-static void touch(struct sampler *s, int32_t id)
+/* The place of a logit to change. */
+static float *touch(struct sampler *s, const float *raw, int32_t id)
 {
-    s->touched[id / SCORES_BLOCK] = true;
+    assert(id >= 0 && id < s->n_vocab);
+    int b = id / SCORES_BLOCK;
+    size_t begin = (size_t)b * SCORES_BLOCK;
+    if (!s->touched[b])
+        memcpy(s->changed + begin, raw + begin, (size_t)block_size(s, b) * sizeof *raw);
+    s->touched[b] = true;
+    return &s->changed[id];
 }
 
-static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts);
+static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts, const float *raw);
 
-static void change_row(struct sampler *s, const struct sampler_params *p, const struct sampler_draw *d, const float *raw, const float *raw_max)
+static void change_row(struct sampler *s, const struct sampler_params *p, const struct sampler_draw *d, struct row *r)
 {
-    memcpy(s->logits, raw, (size_t)s->n_vocab * sizeof *raw);
-    memcpy(s->block_max, raw_max, (size_t)s->n_blocks * sizeof *raw_max);
+    memcpy(s->block_max, r->block_max, (size_t)s->n_blocks * sizeof *s->block_max);
     memset(s->touched, 0, (size_t)s->n_blocks * sizeof *s->touched);
-    for (int i = 0; i < p->n_bias; i++) {
-        assert(p->bias[i].id >= 0 && p->bias[i].id < s->n_vocab);
-        s->logits[p->bias[i].id] += p->bias[i].bias;
-        touch(s, p->bias[i].id);
-    }
-    for (int i = 0; i < d->n_bans; i++) {
-        assert(d->bans[i] >= 0 && d->bans[i] < s->n_vocab);
-        s->logits[d->bans[i]] = -INFINITY;
-        touch(s, d->bans[i]);
-    }
+    for (int i = 0; i < p->n_bias; i++)
+        *touch(s, r->raw, p->bias[i].id) += p->bias[i].bias;
+    for (int i = 0; i < d->n_bans; i++)
+        *touch(s, r->raw, d->bans[i]) = -INFINITY;
     if (d->counts != NULL)
-        penalise(s, p, d->counts);
+        penalise(s, p, d->counts, r->raw);
     for (int b = 0; b < s->n_blocks; b++)
         if (s->touched[b])
-            s->block_max[b] = s->rows->max(s->logits + b * SCORES_BLOCK, block_size(s, b));
+            s->block_max[b] = s->rows->max(s->changed + (size_t)b * SCORES_BLOCK, block_size(s, b));
+    r->changed = s->changed;
+    r->touched = s->touched;
+    r->block_max = s->block_max;
 }
 
 /* ---- step 5: truncation ---- */
@@ -175,11 +218,13 @@ static void gather(struct sampler *s, const struct row *r, float low, float high
     int n = 0;
     if (!(low >= -FLT_MAX))
         low = -FLT_MAX; /* minus infinity never survives */
-    for (int b = 0, end; b < s->n_blocks; b = end + 1) {
-        for (end = b; end < s->n_blocks && r->block_max[end] >= low;)
-            end++;
-        int32_t first = b * SCORES_BLOCK, last = end < s->n_blocks ? end * SCORES_BLOCK : s->n_vocab;
-        n += s->rows->gather(r->logits + first, last - first, low, high, first, s->ids + n, s->values + n);
+    for (int32_t id = 0, end; id < s->n_vocab; id = end) {
+        int b = id / SCORES_BLOCK;
+        end = (b + 1) * SCORES_BLOCK;
+        if (!(r->block_max[b] >= low))
+            continue;
+        end = run_end(s, r, b, low);
+        n += s->rows->gather(block_of(r, b), end - id, low, high, id, s->ids + n, s->values + n);
     }
     s->n_items = n;
     s->rows->weights(s->values, n, r->max, r->scale, s->weights);
@@ -304,9 +349,14 @@ static float kth_block_max(struct sampler *s, const struct row *r, int k)
     return value_of_key(select_best(s, (double)k, true).key);
 }
 
+/* The k-th largest block maximum lets k ids through for certain, and not many more while k is small beside the blocks. A larger k would reach down
+ * into blocks that are no good at all; a higher bar mostly lets k through as well. */
 static void top_k(struct sampler *s, const struct row *r, int k)
 {
-    gather(s, r, k <= s->n_blocks ? kth_block_max(s, r, k) : -INFINITY, INFINITY);
+    int n = s->n_blocks, bar = k <= n / 4 ? k : 3 * (k < n ? k : n) / 4;
+    gather(s, r, kth_block_max(s, r, bar), INFINITY);
+    if (s->n_items < k && bar < k)
+        gather(s, r, k <= n ? kth_block_max(s, r, k) : -INFINITY, INFINITY);
     if (s->n_items <= k)
         return;
     key_by_logit(s);
@@ -348,10 +398,15 @@ static void typical(struct sampler *s, const struct row *r, float typical_p)
  * border's sums are near the target, or another logit is so near to the border's that rounding might put it on the other side. */
 static bool typical_of_row(struct sampler *s, const struct row *r, float typical_p)
 {
-    struct rows_moments m = s->rows->moments(r->logits, s->n_vocab, r->max, r->scale);
+    struct rows_moments m = {0, 0};
+    for (int32_t id = 0, end; id < s->n_vocab; id = end) {
+        end = run_end(s, r, id / SCORES_BLOCK, -INFINITY);
+        struct rows_moments run = s->rows->moments(block_of(r, id / SCORES_BLOCK), end - id, r->max, r->scale);
+        m = (struct rows_moments){m.sum + run.sum, m.sum_y + run.sum_y};
+    }
     double mean = m.sum_y / m.sum, log_total = num_log(m.sum), entropy = log_total - mean, scale = (double)r->scale;
     double target = (double)typical_p * m.sum, slack = slack_of(m.sum, s->n_vocab);
-    for (double reach = 3; reach < 100; reach *= 2) {
+    for (double reach = 3; reach < 100; reach *= 1.5) {
         double low = (double)r->max + (mean - reach) / scale, high = (double)r->max + (mean + reach) / scale;
         double rounding = 1e-6 * (fabs(low) + fabs(high) + fabs((double)r->max) + (reach - mean) / scale);
         gather(s, r, (float)(low - rounding), (float)(high + rounding));
@@ -374,9 +429,9 @@ static bool typical_of_row(struct sampler *s, const struct row *r, float typical
 /* From the whole row: ids far below the maximum are left out first, unless the nucleus turns out to reach down to them. */
 static void top_p_of_row(struct sampler *s, const struct row *r, float top_p)
 {
-    double target = (double)top_p * s->rows->sum_exp(r->logits, s->n_vocab, r->max, r->scale, NULL);
+    double target = (double)top_p * sum_weights(s, r);
     bool found = false;
-    for (float depth = 6; depth < 40 && !found; depth *= 2) {
+    for (float depth = 6; depth < 40 && !found; depth *= 1.375f) { /* a larger step would list ten times what it needs */
         gather(s, r, r->max - depth / r->scale, INFINITY);
         found = outweighs(s, target);
     }
@@ -472,7 +527,7 @@ static int32_t draw_from_list(const struct sampler *s, double u)
 
 static int32_t draw_from_row(struct sampler *s, const struct row *r, double u)
 {
-    double target = u * s->rows->sum_exp(r->logits, s->n_vocab, r->max, r->scale, s->block_sums), sum = 0;
+    double target = u * sum_weights(s, r), sum = 0;
     int block = -1;
     for (int b = 0; b < s->n_blocks; b++) {
         if (s->block_sums[b] == 0)
@@ -483,9 +538,10 @@ static int32_t draw_from_row(struct sampler *s, const struct row *r, double u)
         sum += (double)s->block_sums[b];
     }
     assert(block >= 0);
+    const float *logits = block_of(r, block);
     int32_t last = -1;
-    for (int32_t i = block * SCORES_BLOCK, end = i + block_size(s, block); i < end; i++) {
-        float w = weight_of(r, r->logits[i]);
+    for (int32_t i = 0, n = block_size(s, block); i < n; i++) {
+        float w = weight_of(r, logits[i]);
         if (w == 0)
             continue;
         last = i;
@@ -494,23 +550,20 @@ static int32_t draw_from_row(struct sampler *s, const struct row *r, double u)
             break;
     }
     assert(last >= 0);
-    return last;
+    return block * SCORES_BLOCK + last;
 }
 
 int32_t sampler_next(struct sampler *s, const struct sampler_params *p, const struct sampler_draw *d, const struct scores *scores, int i)
 {
     assert(scores->n_vocab == s->n_vocab);
-    const float *raw = scores->row(scores->ctx, i), *raw_max = scores->block_max(scores->ctx, i);
-    struct row r = {.logits = raw, .block_max = raw_max};
-    if (changes(p, d)) {
-        change_row(s, p, d, raw, raw_max);
-        r.logits = s->logits;
-        r.block_max = s->block_max;
-    }
-    int32_t best = argmax(s, r.logits, r.block_max);
-    r.max = r.logits[best];
+    const struct row raw = {.raw = scores->row(scores->ctx, i), .block_max = scores->block_max(scores->ctx, i)};
+    struct row r = raw;
+    if (changes(p, d))
+        change_row(s, p, d, &r);
+    int32_t best = argmax(s, &r);
+    r.max = block_of(&r, best / SCORES_BLOCK)[best % SCORES_BLOCK];
     if (!(r.max > -INFINITY))
-        return argmax(s, raw, raw_max);
+        return argmax(s, &raw);
     if (p->temperature <= 0 || r.max == INFINITY)
         return best;
     r.scale = 1.0f / p->temperature;
@@ -614,18 +667,15 @@ void sampler_counts_add(struct sampler_counts *c, int32_t id, bool output)
     c->n_output[c->slots[slot]] += output;
 }
 
-static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts)
+static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts, const float *raw)
 {
     for (int i = 0; i < counts->n; i++) {
-        int32_t id = counts->ids[i];
-        assert(id >= 0 && id < s->n_vocab);
-        float z = s->logits[id];
+        float *at = touch(s, raw, counts->ids[i]), z = *at;
         z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
         if (counts->n_output[i] > 0) {
             z -= (float)counts->n_output[i] * p->frequency_penalty;
             z -= p->presence_penalty;
         }
-        s->logits[id] = z;
-        touch(s, id);
+        *at = z;
     }
 }
