@@ -28,12 +28,20 @@
 #include "engine/numerics/quant.h" /* enum tensor_type */
 #include "engine/runner.h"
 
-/* A tensor as the file holds it: n_rows rows of n_cols values, row by row. Points into the mapped file; read during creation only. */
+/* The shape of a tensor of the file: n_rows rows of n_cols values. */
 struct tensor {
     enum tensor_type type;
     int n_rows;
     int n_cols; /* the reduction dimension */
-    const void *data;
+};
+
+/* Rows of a tensor, as the file holds them, on their way into a matrix. They begin at a multiple of FILL_ROWS and are as many, or end the tensor. */
+#define FILL_ROWS 32
+struct fill {
+    const struct matrix *to;
+    int part; /* of the matrix: as numbered in matrix_stack; of a pair, 0 is gate and 1 is up */
+    int first_row, n_rows;
+    const void *rows;
 };
 
 enum activation { ACT_SILU, ACT_GELU_TANH };
@@ -67,12 +75,19 @@ struct backend_ops {
     /* ---- life ---- */
     int (*open)(const struct backend_shape *shape, struct backend **be_out, struct err *err);
     void (*close)(struct backend *be); /* NULL is fine; frees matrices and vectors too */
+    /* Matrices and vectors are made first, then all memory is reserved, then values are filled in, in any order, then all is sealed. */
     /* One fused matrix of n_parts tensors stacked along the rows (q, k, v). Types may differ; n_cols may not. */
     int (*matrix_stack)(struct backend *be, const struct tensor *parts, int n_parts, struct matrix **out, struct err *err);
     /* gate and up interleaved, so that one pass yields act(gate) * up. Same shape; types may differ. */
     int (*matrix_pair)(struct backend *be, const struct tensor *gate, const struct tensor *up, struct matrix **out, struct err *err);
-    int (*vector)(struct backend *be, const float *values, int n, struct vector **out, struct err *err);
-    /* After the last matrix: weights become read-only, memory of the source file may go. */
+    int (*vector)(struct backend *be, int n, struct vector **out, struct err *err);
+    /* One arena for the values of all of them, in the order in which they were made. */
+    int (*reserve)(struct backend *be, struct err *err);
+    /* Packs rows, on all threads; `meanwhile`(arg) runs once, on one of them, at the same time. n may be 0. */
+    void (*fill)(struct backend *be, const struct fill *fills, int n, void (*meanwhile)(void *arg), void *arg);
+    /* Values first .. first + n - 1 of a vector. */
+    void (*fill_vector)(struct backend *be, struct vector *v, int first, const float *values, int n);
+    /* The arena becomes read-only. */
     int (*seal)(struct backend *be, struct err *err);
     size_t (*weight_bytes)(const struct backend *be);
     size_t (*kv_bytes)(const struct backend *be);

@@ -13,6 +13,7 @@
  * Not done: nested arrays (nobody writes them) and big-endian files are refused. */
 #include "engine/model/gguf.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -619,6 +620,23 @@ const uint8_t *gguf_part(const struct gguf *g, int i, size_t *n_out)
 {
     *n_out = g->parts[i].n;
     return g->parts[i].bytes;
+}
+
+int gguf_read(const struct gguf *g, int i, uint64_t offset, void *out, size_t n, struct err *err)
+{
+    const struct part *part = &g->parts[i];
+    assert(offset <= part->n && n <= part->n - offset);
+    if (part->fd < 0)
+        memcpy(out, part->bytes + offset, n);
+    for (size_t done = 0; part->fd >= 0 && done < n;) {
+        ssize_t got = pread(part->fd, (uint8_t *)out + done, n - done, (off_t)(offset + done));
+        if (got == 0)
+            return err_set(err, ERR_IO, "the model file became shorter while it was read");
+        if (got < 0 && errno != EINTR)
+            return err_set(err, ERR_IO, "cannot read the model file: %s", strerror(errno));
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return 0;
 }
 
 size_t gguf_n_kv(const struct gguf *g)

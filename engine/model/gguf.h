@@ -73,6 +73,8 @@ bool gguf_unchanged(const struct gguf *g);
 /* The bytes of part i, for hashing: 0 <= i < gguf_n_parts. */
 int gguf_n_parts(const struct gguf *g);
 const uint8_t *gguf_part(const struct gguf *g, int i, size_t *n_out);
+/* Copies n bytes at `offset` of part i, from the file and not from the mapping: it touches no page of it, and the copy cannot change. ERR_IO. */
+int gguf_read(const struct gguf *g, int i, uint64_t offset, void *out, size_t n, struct err *err);
 
 /* In the order of the file. */
 size_t gguf_n_kv(const struct gguf *g);

@@ -1,10 +1,10 @@
 /* model.c: a file's way to a runner. See model.h.
  *
  *   model_open   gguf -> family (by name) -> hparams -> weights bound -> rope frequencies, all checked; nothing read but the header
- *   model_load   SHA-256 of every byte -> backend opened -> weights handed over -> sealed -> file unchanged?
+ *   model_load   backend opened -> every byte hashed and packed (load.c) -> sealed -> file unchanged?
  *
- * The digest and the weights come from one mapping of one open file, and the file's size and time are compared afterwards, so that the digest
- * names the bytes in use. */
+ * The digest is of the bytes that were packed. The header and the vocabulary were read before, through a mapping of the same open file; so the file's
+ * size and time are compared afterwards. */
 #include "engine/model/model.h"
 
 #include <assert.h>
@@ -15,14 +15,13 @@
 #include "engine/model/families.h"
 #include "engine/model/forward.h"
 #include "engine/model/hparams.h"
-#include "engine/model/sha256.h"
+#include "engine/model/load.h"
 #include "engine/model/vocab.h"
 #include "engine/model/weights.h"
 
 /* Rows of scores held at once. 32 streams are one group, so the usual step reads the vocabulary matrix once; more streams read it again for every 32,
  * which hides behind the arithmetic of 32 rows. */
 #define SCORE_ROWS 32
-#define HASH_STEP_BYTES ((size_t)4 << 20)
 
 struct model {
     struct gguf *file; /* NULL after model_drop_file */
@@ -99,7 +98,7 @@ static int init_rope(struct model *m, struct err *err)
     const struct gguf_tensor *file_factors = m->weights.once.t[W_ROPE_FACTORS];
     float factors[ROPE_MAX_DIMS / 2];
     if (file_factors != NULL)
-        weights_vector(file_factors, factors);
+        weights_floats(file_factors->type, file_factors->data, (size_t)file_factors->dims[0], factors);
     for (int i = 0; i < hp->n_tables; i++)
         if (rope_init(&m->t.rope[i], hp->rope_dims, hp->rope_base[i], hp->rope_scale[i], file_factors != NULL ? factors : NULL, err) != 0)
             return -1;
@@ -155,49 +154,6 @@ fail:
 
 /* ---- loading ---- */
 
-struct loading {
-    const struct model_options *opt;
-    uint64_t done, total;
-};
-
-/* Reports n more bytes; fails where someone has asked to stop. */
-static int advance(struct loading *l, uint64_t n, struct err *err)
-{
-    l->done += n;
-    if (l->opt->progress != NULL)
-        l->opt->progress(l->opt->progress_arg, l->done, l->total);
-    if (l->opt->stop_loading != NULL && *l->opt->stop_loading)
-        return err_set(err, ERR_STOPPING, "loading was stopped");
-    return 0;
-}
-
-static int hash_parts(const struct gguf *g, struct sha256 *hash, struct loading *l, struct err *err)
-{
-    for (int i = 0; i < gguf_n_parts(g); i++) {
-        size_t n;
-        const uint8_t *bytes = gguf_part(g, i, &n);
-        for (size_t at = 0; at < n;) {
-            size_t step = n - at < HASH_STEP_BYTES ? n - at : HASH_STEP_BYTES;
-            if (sha256_update(hash, bytes + at, step, err) != 0 || advance(l, step, err) != 0)
-                return -1;
-            at += step;
-        }
-    }
-    return 0;
-}
-
-static int hash_file(struct model *m, struct loading *l, struct err *err)
-{
-    struct sha256 *hash;
-    if (sha256_create(&hash, err) != 0)
-        return -1;
-    int rc = hash_parts(m->file, hash, l, err);
-    if (rc == 0)
-        sha256_hex(hash, m->sha256);
-    sha256_destroy(hash);
-    return rc;
-}
-
 /* Room for the rope tables of a step. */
 static int alloc_tables(struct model *m, int max_rows, struct err *err)
 {
@@ -208,108 +164,6 @@ static int alloc_tables(struct model *m, int max_rows, struct err *err)
             return err_set(err, ERR_NOMEM, "no memory for the rope tables of %d rows", max_rows);
     }
     return 0;
-}
-
-static struct tensor tensor_of(const struct gguf_tensor *t)
-{
-    return (struct tensor){.type = (enum tensor_type)t->type, .n_rows = (int)t->dims[1], .n_cols = (int)t->dims[0], .data = t->data};
-}
-
-/* Stacks the given tensors into one matrix. */
-static int load_matrix(struct model *m, struct loading *l, const struct gguf_tensor *const *parts, int n_parts, const struct matrix **out,
-                       struct err *err)
-{
-    struct tensor tensors[3];
-    struct matrix *matrix;
-    uint64_t n_bytes = 0;
-    assert(n_parts <= 3);
-    for (int i = 0; i < n_parts; i++) {
-        tensors[i] = tensor_of(parts[i]);
-        n_bytes += parts[i]->n_bytes;
-    }
-    if (m->t.ops->matrix_stack(m->t.be, tensors, n_parts, &matrix, err) != 0)
-        return -1;
-    *out = matrix;
-    return advance(l, n_bytes, err);
-}
-
-static int load_pair(struct model *m, struct loading *l, const struct gguf_tensor *gate, const struct gguf_tensor *up, const struct matrix **out,
-                     struct err *err)
-{
-    struct tensor g = tensor_of(gate), u = tensor_of(up);
-    struct matrix *matrix;
-    if (m->t.ops->matrix_pair(m->t.be, &g, &u, &matrix, err) != 0)
-        return -1;
-    *out = matrix;
-    return advance(l, gate->n_bytes + up->n_bytes, err);
-}
-
-/* Joins the given vectors into one; *out stays NULL where the first is absent. */
-static int load_vector(struct model *m, struct loading *l, const struct gguf_tensor *const *parts, int n_parts, const struct vector **out,
-                       struct err *err)
-{
-    size_t n = 0, at = 0;
-    uint64_t n_bytes = 0;
-    struct vector *vector;
-    if (parts[0] == NULL)
-        return 0;
-    for (int i = 0; i < n_parts; i++) {
-        n += (size_t)parts[i]->dims[0];
-        n_bytes += parts[i]->n_bytes;
-    }
-    float *values = malloc(n * sizeof *values);
-    if (values == NULL)
-        return err_set(err, ERR_NOMEM, "no memory for a vector of %zu values", n);
-    for (int i = 0; i < n_parts; at += (size_t)parts[i]->dims[0], i++)
-        weights_vector(parts[i], values + at);
-    int rc = m->t.ops->vector(m->t.be, values, (int)n, &vector, err);
-    free(values);
-    if (rc != 0)
-        return -1;
-    *out = vector;
-    return advance(l, n_bytes, err);
-}
-
-static int load_layer(struct model *m, struct loading *l, const struct gguf_tensor *const *t, struct layer *layer, struct err *err)
-{
-    const struct {
-        enum weight first;
-        int n;
-        const struct vector **out;
-    } vectors[] = {
-        {W_ATTN_NORM, 1, &layer->attn_norm}, {W_Q_BIAS, 3, &layer->qkv_bias}, {W_Q_NORM, 1, &layer->q_norm},
-        {W_K_NORM, 1, &layer->k_norm},       {W_O_BIAS, 1, &layer->o_bias},   {W_ATTN_POST_NORM, 1, &layer->attn_post_norm},
-        {W_FFN_NORM, 1, &layer->ffn_norm},   {W_FFN_POST_NORM, 1, &layer->ffn_post_norm},
-    };
-    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++)
-        if (load_vector(m, l, t + vectors[i].first, vectors[i].n, vectors[i].out, err) != 0)
-            return -1;
-    if (load_matrix(m, l, t + W_Q, 3, &layer->qkv, err) != 0 || load_matrix(m, l, t + W_O, 1, &layer->o, err) != 0 ||
-        load_pair(m, l, t[W_GATE], t[W_UP], &layer->gate_up, err) != 0 || load_matrix(m, l, t + W_DOWN, 1, &layer->down, err) != 0)
-        return -1;
-    return 0;
-}
-
-static int load_weights(struct model *m, struct loading *l, struct err *err)
-{
-    struct transformer *t = &m->t;
-    const struct gguf_tensor *const *once = m->weights.once.t;
-    t->layers = calloc((size_t)t->hp.n_layers, sizeof *t->layers);
-    if (t->layers == NULL)
-        return err_set(err, ERR_NOMEM, "no memory for %d layers", t->hp.n_layers);
-    if (load_matrix(m, l, once + W_EMBED, 1, &t->embed, err) != 0)
-        return -1;
-    t->output = t->embed;
-    if (once[W_ROPE_FACTORS] != NULL && advance(l, once[W_ROPE_FACTORS]->n_bytes, err) != 0) /* read by model_open */
-        return -1;
-    for (int i = 0; i < t->hp.n_layers; i++)
-        if (load_layer(m, l, m->weights.layers[i].t, &t->layers[i], err) != 0)
-            return -1;
-    if (load_vector(m, l, once + W_OUT_NORM, 1, &t->out_norm, err) != 0)
-        return -1;
-    if (once[W_OUTPUT] != NULL && load_matrix(m, l, once + W_OUTPUT, 1, &t->output, err) != 0)
-        return -1;
-    return t->ops->seal(t->be, err);
 }
 
 static int open_backend(struct model *m, const struct model_options *opt, struct err *err)
@@ -343,11 +197,11 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
 
 int model_load(struct model *m, const struct model_options *opt, struct err *err)
 {
-    struct loading l = {.opt = opt, .total = m->info.file_bytes + m->info.weight_bytes};
     assert(!m->loaded && m->t.be == NULL && m->file != NULL);
     assert(opt->n_threads >= 1 && opt->n_pages >= 1);
     assert(opt->max_out >= 1 && opt->max_out <= opt->max_rows);
-    if (hash_file(m, &l, err) != 0 || alloc_tables(m, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 || load_weights(m, &l, err) != 0)
+    if (alloc_tables(m, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 ||
+        load_weights(m->file, &m->weights, &m->t, opt, m->sha256, err) != 0)
         return -1;
     if (!gguf_unchanged(m->file))
         return err_set(err, ERR_IO, "the model file was changed while it was loaded");

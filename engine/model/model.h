@@ -44,6 +44,7 @@ struct model_options {
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes; may be NULL */
     void *progress_arg;
     const _Atomic bool *stop_loading; /* true: give up with ERR_STOPPING; may be NULL */
+    size_t chunk_bytes; /* of the file, read and packed at once; 0: 1 MiB. For tests */
 };
 
 /* ERR_IO, ERR_FORMAT, ERR_UNSUPPORTED or ERR_NOMEM. */

@@ -213,16 +213,16 @@ void weights_finish(struct weights *w)
     w->n_layers = 0;
 }
 
-void weights_vector(const struct gguf_tensor *t, float *out)
+void weights_floats(int type, const uint8_t *bytes, size_t n, float *out)
 {
-    assert(quant_is_float(t->type));
-    for (uint64_t i = 0; i < t->dims[0]; i++) {
+    assert(quant_is_float(type));
+    if (type == TENSOR_F32) {
+        memcpy(out, bytes, n * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
         uint16_t half;
-        if (t->type == TENSOR_F32) {
-            memcpy(&out[i], t->data + i * sizeof(float), sizeof(float));
-            continue;
-        }
-        memcpy(&half, t->data + i * sizeof half, sizeof half);
-        out[i] = t->type == TENSOR_F16 ? num_f32_from_f16(half) : num_f32_from_bf16(half);
+        memcpy(&half, bytes + i * sizeof half, sizeof half);
+        out[i] = type == TENSOR_F16 ? num_f32_from_f16(half) : num_f32_from_bf16(half);
     }
 }

@@ -56,7 +56,7 @@ struct weights {
 int weights_bind(const struct gguf *g, const struct family *family, struct hparams *hp, struct weights *out, struct err *err);
 void weights_finish(struct weights *w);
 
-/* Copies a vector (F32, F16 or BF16) as f32. */
-void weights_vector(const struct gguf_tensor *t, float *out);
+/* n values of a float type, as the file has them, as f32. */
+void weights_floats(int type, const uint8_t *bytes, size_t n, float *out);
 
 #endif

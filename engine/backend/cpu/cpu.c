@@ -1,8 +1,8 @@
-/* cpu.c: the life of the CPU backend: sizes from the shape, buffers once, weights into slabs, slabs read-only.
+/* cpu.c: the life of the CPU backend: sizes from the shape, buffers once, weights into an arena, the arena read-only.
  *
- * Nothing is allocated after seal(): the buffers of a step lie in one mapping sized at open, the KV pages in another, the weights, matrices and
- * vectors alike, in slabs of 64 MiB (huge pages where the system grants them) that seal() write-protects. All three come zeroed from the system, so
- * padding is 0 without being written.
+ * Nothing is allocated after reserve(): the buffers of a step lie in one mapping sized at open, the KV pages in another, the weights, matrices and
+ * vectors alike, in a third (huge pages where the system grants them) that seal() write-protects. All three come zeroed from the system, so padding
+ * is 0 without being written, and what is never used is never there.
  * Which kernels run is decided here, once; see cpu.h for the table. */
 #include "engine/backend/cpu/cpu.h"
 
@@ -15,50 +15,33 @@
 
 #include "engine/backend/cpu/pack.h"
 
-#define SLAB_BYTES ((size_t)64 << 20)
 #define HUGE_BYTES ((size_t)2 << 20)
 #define ALIGN 64
+
+_Static_assert(FILL_ROWS == CPU_STRIPE, "what can be filled at once is a stripe");
 
 /* ---- memory ---- */
 
 static void *map_zeroed(size_t size)
 {
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t slack = size >= HUGE_BYTES ? HUGE_BYTES : 0; /* to begin at a huge page, wherever the system would put it */
+    uint8_t *p = mmap(NULL, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
-    if (size >= HUGE_BYTES)
-        madvise(p, size, MADV_HUGEPAGE); /* a wish; refusal costs speed only */
-    return p;
+    if (slack == 0)
+        return p;
+    size_t before = (HUGE_BYTES - (uintptr_t)p % HUGE_BYTES) % HUGE_BYTES;
+    if (before > 0)
+        munmap(p, before);
+    if (before < slack)
+        munmap(p + before + size, slack - before);
+    madvise(p + before, size, MADV_HUGEPAGE); /* a wish; refusal costs speed only */
+    return p + before;
 }
 
 static size_t round_up(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
-}
-
-/* `size` bytes of weight memory, 64-byte aligned. */
-static uint8_t *slab_take(struct cpu *c, size_t size, struct err *err)
-{
-    size = round_up(size, ALIGN);
-    struct slab *s = c->slabs;
-    if (s == NULL || s->size - s->used < size) {
-        s = calloc(1, sizeof *s);
-        size_t bytes = round_up(size > SLAB_BYTES ? size : SLAB_BYTES, HUGE_BYTES);
-        if (s != NULL)
-            s->base = map_zeroed(bytes);
-        if (s == NULL || s->base == NULL) {
-            free(s);
-            err_set(err, ERR_NOMEM, "cannot map %zu MiB for weights: %s", bytes >> 20, strerror(errno));
-            return NULL;
-        }
-        s->size = bytes;
-        s->next = c->slabs;
-        c->slabs = s;
-    }
-    uint8_t *p = s->base + s->used;
-    s->used += size;
-    c->weight_bytes += size;
-    return p;
 }
 
 /* ---- open and close ---- */
@@ -178,11 +161,12 @@ static void cpu_close(struct backend *be)
         free(m->stripes);
         free(m);
     }
-    for (struct slab *s = c->slabs, *next; s != NULL; s = next) {
-        next = s->next;
-        munmap(s->base, s->size);
-        free(s);
+    for (struct vector *v = c->vectors, *next; v != NULL; v = next) {
+        next = v->next;
+        free(v);
     }
+    if (c->arena != NULL)
+        munmap(c->arena, c->arena_size);
     if (c->work != NULL)
         munmap(c->work, c->work_size);
     if (c->kv != NULL)
@@ -250,16 +234,46 @@ fail:
 
 /* ---- weights ---- */
 
-/* Fails on a tensor that no kernel can read; returns the number of its stripes otherwise. */
+static int n_stripes_of(const struct tensor *t)
+{
+    return (t->n_rows + CPU_STRIPE - 1) / CPU_STRIPE;
+}
+
+/* Fails on a tensor that no kernel can read. */
 static int tensor_check(const struct tensor *t, struct err *err)
 {
     if (t->n_rows <= 0 || quant_row_bytes(t->type, t->n_cols) == 0)
         return err_set(err, ERR_UNSUPPORTED, "a tensor of type %d with %d rows of %d values cannot be loaded", (int)t->type, t->n_rows, t->n_cols);
-    return (t->n_rows + CPU_STRIPE - 1) / CPU_STRIPE;
+    return 0;
 }
 
-static struct matrix *matrix_new(struct cpu *c, int n_rows, int n_cols, int n_stripes, struct err *err)
+static size_t stripe_bytes(const struct cpu *c, int type, int n_cols)
 {
+    return c->k->tiled ? pack_stripe_bytes(type, n_cols) : CPU_STRIPE * quant_row_bytes(type, n_cols);
+}
+
+/* A place in the arena to come. */
+static size_t take(struct cpu *c, size_t size)
+{
+    size_t at = c->weight_bytes;
+    assert(c->arena == NULL);
+    c->weight_bytes += round_up(size, ALIGN);
+    return at;
+}
+
+/* A matrix of the given tensors; their stripes are not told yet. */
+static struct matrix *matrix_new(struct cpu *c, const struct tensor *parts, int n_parts, struct err *err)
+{
+    int n_stripes = 0;
+    size_t bytes = 0;
+    assert(n_parts >= 1 && n_parts <= CPU_MAX_PARTS);
+    for (int i = 0; i < n_parts; i++) {
+        if (tensor_check(&parts[i], err) != 0)
+            return NULL;
+        assert(parts[i].n_cols == parts[0].n_cols);
+        n_stripes += n_stripes_of(&parts[i]);
+        bytes += (size_t)n_stripes_of(&parts[i]) * stripe_bytes(c, parts[i].type, parts[i].n_cols);
+    }
     struct matrix *m = calloc(1, sizeof *m);
     struct stripe *stripes = calloc((size_t)n_stripes, sizeof *stripes);
     if (m == NULL || stripes == NULL) {
@@ -268,133 +282,151 @@ static struct matrix *matrix_new(struct cpu *c, int n_rows, int n_cols, int n_st
         err_set(err, ERR_NOMEM, "cannot allocate a matrix of %d stripes", n_stripes);
         return NULL;
     }
-    m->n_rows = n_rows;
-    m->n_cols = n_cols;
-    m->n_blocks = quant_n_blocks(n_cols);
+    m->n_cols = parts[0].n_cols;
+    m->n_blocks = quant_n_blocks(m->n_cols);
     m->n_stripes = n_stripes;
     m->stripes = stripes;
+    m->at = take(c, bytes);
     m->next = c->matrices;
     c->matrices = m;
     return m;
 }
 
-static size_t stripe_bytes(const struct cpu *c, int type, int n_cols)
+/* Tensor number `part` of a matrix: its stripes stand at first, first + step, ...; its first output is column col. */
+static void describe_part(struct matrix *m, int part, const struct tensor *t, int first, int step, int col)
 {
-    return c->k->tiled ? pack_stripe_bytes(type, n_cols) : CPU_STRIPE * quant_row_bytes(type, n_cols);
-}
-
-/* Stripe i of tensor t, its first output at column col, written to `w`. */
-static void stripe_fill(struct cpu *c, struct stripe *s, const struct tensor *t, int i, int col, uint8_t *w)
-{
-    size_t row_bytes = quant_row_bytes(t->type, t->n_cols);
-    const uint8_t *rows = (const uint8_t *)t->data + (size_t)i * CPU_STRIPE * row_bytes;
-    s->w = w;
-    s->type = t->type;
-    s->col = col + i * CPU_STRIPE;
-    s->n = t->n_rows - i * CPU_STRIPE < CPU_STRIPE ? t->n_rows - i * CPU_STRIPE : CPU_STRIPE;
-    if (c->k->tiled)
-        pack_stripe(t->type, rows, s->n, t->n_cols, w);
-    else
-        memcpy(w, rows, (size_t)s->n * row_bytes);
-}
-
-struct fill_job {
-    struct cpu *c;
-    struct matrix *m;
-    const struct tensor *t;
-    int first_stripe, step, col; /* tensor stripe i becomes matrix stripe first_stripe + i * step */
-    uint8_t *w;
-    size_t bytes, w_step;
-};
-
-static void fill_range(void *ctx, int thread, int first, int last)
-{
-    (void)thread;
-    const struct fill_job *j = ctx;
-    for (int i = first; i < last; i++)
-        stripe_fill(j->c, &j->m->stripes[j->first_stripe + i * j->step], j->t, i, j->col, j->w + (size_t)i * j->w_step);
-}
-
-static int needs_of(int type)
-{
-    return quant_is_float(type) ? NEEDS_F : NEEDS_Q;
+    m->first_stripe[part] = first;
+    m->needs |= quant_is_float(t->type) ? NEEDS_F : NEEDS_Q;
+    for (int i = 0; i < n_stripes_of(t); i++) {
+        int left = t->n_rows - i * CPU_STRIPE;
+        m->stripes[first + i * step] = (struct stripe){.type = t->type, .col = col + i * CPU_STRIPE, .n = left < CPU_STRIPE ? left : CPU_STRIPE};
+    }
 }
 
 static int cpu_matrix_stack(struct backend *be, const struct tensor *parts, int n_parts, struct matrix **out, struct err *err)
 {
-    struct cpu *c = (struct cpu *)be;
-    int n_rows = 0, n_stripes = 0;
-    size_t bytes = 0;
-    for (int i = 0; i < n_parts; i++) {
-        int n = tensor_check(&parts[i], err);
-        if (n < 0)
-            return -1;
-        assert(parts[i].n_cols == parts[0].n_cols);
-        n_rows += parts[i].n_rows;
-        n_stripes += n;
-        bytes += (size_t)n * stripe_bytes(c, parts[i].type, parts[i].n_cols);
-    }
-    uint8_t *w = slab_take(c, bytes, err);
-    struct matrix *m = w == NULL ? NULL : matrix_new(c, n_rows, parts[0].n_cols, n_stripes, err);
+    struct matrix *m = matrix_new((struct cpu *)be, parts, n_parts, err);
     if (m == NULL)
         return -1;
-    int col = 0, stripe = 0;
-    for (int i = 0; i < n_parts; i++) {
-        size_t each = stripe_bytes(c, parts[i].type, parts[i].n_cols);
-        int n = (parts[i].n_rows + CPU_STRIPE - 1) / CPU_STRIPE;
-        struct fill_job job = {c, m, &parts[i], stripe, 1, col, w, each, each};
-        pool_run(c->pool, n, 16, fill_range, &job);
-        m->needs |= needs_of(parts[i].type);
-        col += parts[i].n_rows;
-        stripe += n;
-        w += (size_t)n * each;
-    }
+    for (int i = 0, first = 0; i < n_parts; first += n_stripes_of(&parts[i]), m->n_rows += parts[i].n_rows, i++)
+        describe_part(m, i, &parts[i], first, 1, m->n_rows);
     *out = m;
     return 0;
 }
 
 static int cpu_matrix_pair(struct backend *be, const struct tensor *gate, const struct tensor *up, struct matrix **out, struct err *err)
 {
-    struct cpu *c = (struct cpu *)be;
-    int n = tensor_check(gate, err);
-    if (n < 0 || tensor_check(up, err) < 0)
-        return -1;
-    assert(gate->n_cols == up->n_cols);
-    assert(gate->n_rows == up->n_rows);
-    size_t gate_bytes = stripe_bytes(c, gate->type, gate->n_cols), up_bytes = stripe_bytes(c, up->type, up->n_cols);
-    uint8_t *w = slab_take(c, (size_t)n * (gate_bytes + up_bytes), err);
-    struct matrix *m = w == NULL ? NULL : matrix_new(c, gate->n_rows, gate->n_cols, 2 * n, err);
+    const struct tensor parts[2] = {*gate, *up};
+    struct matrix *m = matrix_new((struct cpu *)be, parts, 2, err);
     if (m == NULL)
         return -1;
-    struct fill_job g = {c, m, gate, 0, 2, 0, w, gate_bytes, gate_bytes + up_bytes};
-    struct fill_job u = {c, m, up, 1, 2, 0, w + gate_bytes, up_bytes, gate_bytes + up_bytes};
-    pool_run(c->pool, n, 16, fill_range, &g);
-    pool_run(c->pool, n, 16, fill_range, &u);
+    assert(gate->n_rows == up->n_rows);
     m->pair = true;
-    m->needs = needs_of(gate->type) | needs_of(up->type);
+    m->n_rows = gate->n_rows;
+    describe_part(m, 0, gate, 0, 2, 0);
+    describe_part(m, 1, up, 1, 2, 0);
     *out = m;
     return 0;
 }
 
-static int cpu_vector(struct backend *be, const float *values, int n, struct vector **out, struct err *err)
+static int cpu_vector(struct backend *be, int n, struct vector **out, struct err *err)
 {
     struct cpu *c = (struct cpu *)be;
     assert(n > 0);
-    struct vector *v = (struct vector *)slab_take(c, sizeof *v + (size_t)n * sizeof *values, err);
+    struct vector *v = calloc(1, sizeof *v);
     if (v == NULL)
-        return -1;
+        return err_set(err, ERR_NOMEM, "cannot allocate a vector");
     v->n = n;
-    memcpy(v->values, values, (size_t)n * sizeof *values);
+    v->at = take(c, (size_t)n * sizeof *v->values);
+    v->next = c->vectors;
+    c->vectors = v;
     *out = v;
     return 0;
+}
+
+static int cpu_reserve(struct backend *be, struct err *err)
+{
+    struct cpu *c = (struct cpu *)be;
+    assert(c->arena == NULL);
+    c->arena_size = round_up(c->weight_bytes + 1, HUGE_BYTES);
+    c->arena = map_zeroed(c->arena_size);
+    if (c->arena == NULL)
+        return err_set(err, ERR_NOMEM, "cannot map %zu MiB for weights: %s", c->arena_size >> 20, strerror(errno));
+    for (struct matrix *m = c->matrices; m != NULL; m = m->next) {
+        const uint8_t *w = c->arena + m->at;
+        for (int i = 0; i < m->n_stripes; i++) {
+            m->stripes[i].w = w;
+            w += stripe_bytes(c, m->stripes[i].type, m->n_cols);
+        }
+    }
+    for (struct vector *v = c->vectors; v != NULL; v = v->next)
+        v->values = (float *)(c->arena + v->at);
+    return 0;
+}
+
+/* Item 0 is what happens meanwhile; the others are stripes. */
+struct fill_job {
+    struct cpu *c;
+    const struct fill *fills;
+    int n;
+    void (*meanwhile)(void *arg);
+    void *arg;
+};
+
+static void fill_stripe(struct cpu *c, const struct fill *f, int i)
+{
+    const struct matrix *m = f->to;
+    const struct stripe *s = &m->stripes[m->first_stripe[f->part] + (f->first_row / CPU_STRIPE + i) * (m->pair ? 2 : 1)];
+    size_t row_bytes = quant_row_bytes(s->type, m->n_cols);
+    const uint8_t *rows = (const uint8_t *)f->rows + (size_t)i * CPU_STRIPE * row_bytes;
+    uint8_t *w = c->arena + (s->w - c->arena);
+    assert(f->n_rows - i * CPU_STRIPE >= s->n);
+    if (c->k->tiled)
+        pack_stripe(s->type, rows, s->n, m->n_cols, w);
+    else
+        memcpy(w, rows, (size_t)s->n * row_bytes);
+}
+
+static int fill_stripes(const struct fill *f)
+{
+    return (f->n_rows + CPU_STRIPE - 1) / CPU_STRIPE;
+}
+
+static void fill_items(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct fill_job *j = ctx;
+    if (first == 0)
+        j->meanwhile(j->arg);
+    for (int k = 0, at = 1; k < j->n; at += fill_stripes(&j->fills[k]), k++)
+        for (int i = first > at ? first : at; i < last && i < at + fill_stripes(&j->fills[k]); i++)
+            fill_stripe(j->c, &j->fills[k], i - at);
+}
+
+static void cpu_fill(struct backend *be, const struct fill *fills, int n, void (*meanwhile)(void *arg), void *arg)
+{
+    struct cpu *c = (struct cpu *)be;
+    struct fill_job job = {c, fills, n, meanwhile, arg};
+    int n_items = 1;
+    for (int k = 0; k < n; k++) {
+        assert(fills[k].first_row % CPU_STRIPE == 0);
+        n_items += fill_stripes(&fills[k]);
+    }
+    pool_run(c->pool, n_items, 1, fill_items, &job);
+}
+
+static void cpu_fill_vector(struct backend *be, struct vector *v, int first, const float *values, int n)
+{
+    (void)be;
+    assert(first >= 0 && n <= v->n - first);
+    memcpy(v->values + first, values, (size_t)n * sizeof *values);
 }
 
 static int cpu_seal(struct backend *be, struct err *err)
 {
     struct cpu *c = (struct cpu *)be;
-    for (struct slab *s = c->slabs; s != NULL; s = s->next)
-        if (mprotect(s->base, s->size, PROT_READ) != 0)
-            return err_set(err, ERR_IO, "cannot make the weights read-only: %s", strerror(errno));
+    if (mprotect(c->arena, c->arena_size, PROT_READ) != 0)
+        return err_set(err, ERR_IO, "cannot make the weights read-only: %s", strerror(errno));
     return 0;
 }
 
@@ -415,6 +447,9 @@ const struct backend_ops backend_cpu = {
     .matrix_stack = cpu_matrix_stack,
     .matrix_pair = cpu_matrix_pair,
     .vector = cpu_vector,
+    .reserve = cpu_reserve,
+    .fill = cpu_fill,
+    .fill_vector = cpu_fill_vector,
     .seal = cpu_seal,
     .weight_bytes = cpu_weight_bytes,
     .kv_bytes = cpu_kv_bytes,

@@ -15,6 +15,7 @@
 
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
 #define CPU_ITEM_ROWS 48  /* rows of a step that one work item takes: 8 register tiles of 6 */
+#define CPU_MAX_PARTS 3   /* tensors of a matrix */
 #define CPU_QUERIES 6     /* query heads, of one or more rows, that share one pass over a KV page */
 
 /* An operand: n_rows rows of activations cut into blocks of 32. Blocks lie in slot-major order (all of slot 0, then slot 1, ...; operand_place), so
@@ -56,15 +57,19 @@ struct stripe {
 struct matrix {
     int n_rows, n_cols, n_blocks;
     int needs;         /* NEEDS_Q | NEEDS_F */
+    size_t at;         /* in the arena */
     bool pair;         /* stripes 2c and 2c + 1 are gate and up of outputs 32 c .. */
     int n_stripes;
     struct stripe *stripes;
+    int first_stripe[CPU_MAX_PARTS]; /* of each tensor; its stripe i is stripe first_stripe + i, or first_stripe + 2 i of a pair */
     struct matrix *next; /* the backend's list, for close */
 };
 
-struct vector { /* in a slab, to be sealed like any weight */
+struct vector {
     int n;
-    float values[];
+    float *values; /* in the arena */
+    size_t at;
+    struct vector *next; /* the backend's list, for close */
 };
 
 /* The KV page of one (layer, page, kv head): K transposed, so that a thread or lane owns a key; V plain, so that it owns a dimension. */
@@ -131,13 +136,6 @@ extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avxvnni, cpu_kerne
 extern const struct cpu_kernels cpu_kernels_neon;
 #endif
 
-/* A piece of weight memory; read-only once sealed. */
-struct slab {
-    struct slab *next;
-    uint8_t *base;
-    size_t size, used;
-};
-
 struct cpu {
     struct backend base;
     struct backend_shape shape;
@@ -145,8 +143,10 @@ struct cpu {
     struct pool *pool;
 
     struct matrix *matrices;
-    struct slab *slabs;
+    struct vector *vectors;
     size_t weight_bytes;
+    uint8_t *arena; /* the values of both; read-only once sealed */
+    size_t arena_size;
 
     /* buffers of a step, carved from `work` */
     uint8_t *work;

@@ -56,8 +56,13 @@ static void put_f16(uint8_t *p, float v)
     memcpy(p, &h, sizeof h);
 }
 
+struct sample {
+    struct tensor shape;
+    uint8_t *rows;
+};
+
 /* Rows of random bits whose f16 scales are sane. Integers and sub-scales take every value, the extremes too. */
-static struct tensor random_tensor(enum tensor_type type, int n_rows, int n_cols)
+static struct sample random_tensor(enum tensor_type type, int n_rows, int n_cols)
 {
     static const struct {
         int type, scale_at, min_at;
@@ -91,7 +96,7 @@ static struct tensor random_tensor(enum tensor_type type, int n_rows, int n_cols
                 put_f16(p + f16s[f].min_at, rng_float(unit * 4));
         }
     }
-    return (struct tensor){type, n_rows, n_cols, data};
+    return (struct sample){{type, n_rows, n_cols}, data};
 }
 
 struct model {
@@ -107,6 +112,52 @@ struct rig {
     struct vector *out_norm;
 };
 
+/* What waits until everything is made. */
+struct pending {
+    struct sample sample;
+    struct fill fill;
+    struct vector *vector;
+    float *values;
+} pending[64];
+static int n_pending;
+
+static void await(struct matrix *m, int part, struct sample t)
+{
+    assert_true(n_pending < 64);
+    pending[n_pending++] = (struct pending){.sample = t, .fill = {m, part, 0, t.shape.n_rows, t.rows}};
+}
+
+static void nothing(void *arg)
+{
+    ++*(int *)arg;
+}
+
+/* Memory for all, then the values: matrices stripe by stripe, the last stripe first, so that no fill leans on another. */
+static void fill_all(struct backend *be)
+{
+    struct err err;
+    int n_calls = 0, n_fills = 0;
+    assert_int_equal(be->ops->reserve(be, &err), 0);
+    for (struct pending *p = pending; p < pending + n_pending; p++) {
+        if (p->vector != NULL)
+            be->ops->fill_vector(be, p->vector, 0, p->values, p->vector->n);
+        int n_rows = p->fill.n_rows;
+        for (int row = (n_rows - 1) / FILL_ROWS * FILL_ROWS; row >= 0 && p->fill.to != NULL; row -= FILL_ROWS) {
+            struct fill f = p->fill;
+            f.first_row = row;
+            f.n_rows = n_rows - row < FILL_ROWS ? n_rows - row : FILL_ROWS;
+            f.rows = p->sample.rows + (size_t)row * quant_row_bytes(p->sample.shape.type, p->sample.shape.n_cols);
+            be->ops->fill(be, &f, 1, nothing, &n_calls);
+            n_fills++;
+        }
+        free(p->values);
+        free(p->sample.rows);
+    }
+    assert_int_equal(n_calls, n_fills);
+    n_pending = 0;
+    assert_int_equal(be->ops->seal(be, &err), 0);
+}
+
 static struct vector *random_vector(struct backend *be, int n, float middle, float scale)
 {
     struct err err;
@@ -114,8 +165,9 @@ static struct vector *random_vector(struct backend *be, int n, float middle, flo
     float *values = malloc((size_t)n * sizeof *values);
     for (int i = 0; i < n; i++)
         values[i] = middle + rng_float(scale);
-    assert_int_equal(be->ops->vector(be, values, n, &v, &err), 0);
-    free(values);
+    assert_int_equal(be->ops->vector(be, n, &v, &err), 0);
+    assert_true(n_pending < 64);
+    pending[n_pending++] = (struct pending){.vector = v, .values = values};
     return v;
 }
 
@@ -123,9 +175,9 @@ static struct matrix *random_matrix(struct backend *be, enum tensor_type type, i
 {
     struct err err;
     struct matrix *m = NULL;
-    struct tensor t = random_tensor(type, n_rows, n_cols);
-    assert_int_equal(be->ops->matrix_stack(be, &t, 1, &m, &err), 0);
-    free((void *)t.data);
+    struct sample t = random_tensor(type, n_rows, n_cols);
+    assert_int_equal(be->ops->matrix_stack(be, &t.shape, 1, &m, &err), 0);
+    await(m, 0, t);
     return m;
 }
 
@@ -145,14 +197,15 @@ static void rig_open(struct rig *rig, const struct spec *s, const char *device, 
     int qk = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
     for (int l = 0; l < N_LAYERS; l++) {
         struct model *m = &rig->layers[l];
-        struct tensor parts[3] = {random_tensor(s->q, qk, s->d_model), random_tensor(s->k, kv, s->d_model), random_tensor(s->v, kv, s->d_model)};
-        assert_int_equal(backend_cpu.matrix_stack(rig->be, parts, 3, &m->qkv, &err), 0);
-        struct tensor gate = random_tensor(s->gate, s->d_ff, s->d_model), up = random_tensor(s->up, s->d_ff, s->d_model);
-        assert_int_equal(backend_cpu.matrix_pair(rig->be, &gate, &up, &m->pair, &err), 0);
+        struct sample parts[3] = {random_tensor(s->q, qk, s->d_model), random_tensor(s->k, kv, s->d_model), random_tensor(s->v, kv, s->d_model)};
+        struct tensor shapes[3] = {parts[0].shape, parts[1].shape, parts[2].shape};
+        assert_int_equal(backend_cpu.matrix_stack(rig->be, shapes, 3, &m->qkv, &err), 0);
+        struct sample gate = random_tensor(s->gate, s->d_ff, s->d_model), up = random_tensor(s->up, s->d_ff, s->d_model);
+        assert_int_equal(backend_cpu.matrix_pair(rig->be, &gate.shape, &up.shape, &m->pair, &err), 0);
         for (int i = 0; i < 3; i++)
-            free((void *)parts[i].data);
-        free((void *)gate.data);
-        free((void *)up.data);
+            await(m->qkv, i, parts[i]);
+        await(m->pair, 0, gate);
+        await(m->pair, 1, up);
         m->o = random_matrix(rig->be, s->o, s->d_model, qk);
         m->down = random_matrix(rig->be, s->down, s->d_model, s->d_ff);
         m->norm = random_vector(rig->be, s->d_model, 1.0f, 0.5f);
@@ -164,7 +217,7 @@ static void rig_open(struct rig *rig, const struct spec *s, const char *device, 
     }
     rig->vocab = random_matrix(rig->be, s->vocab, s->n_vocab, s->d_model);
     rig->out_norm = random_vector(rig->be, s->d_model, 1.0f, 0.5f);
-    assert_int_equal(backend_cpu.seal(rig->be, &err), 0);
+    fill_all(rig->be);
 }
 
 /* ---- records ---- */
@@ -388,14 +441,18 @@ static void assert_canonical_dot(const char *device, enum tensor_type type, int 
     struct err err;
     assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
     struct cpu *c = (struct cpu *)be;
-    struct tensor t = random_tensor(type, n_rows, n_cols);
-    assert_int_equal(backend_cpu.matrix_stack(be, &t, 1, &m, &err), 0);
+    struct sample t = random_tensor(type, n_rows, n_cols);
+    assert_int_equal(backend_cpu.matrix_stack(be, &t.shape, 1, &m, &err), 0);
     float x[768], normed[768], ones[768];
     for (int i = 0; i < n_cols; i++) {
         x[i] = pattern == 0 ? rng_float(3.0f) : pattern == 1 ? 1.0f : pattern == 2 ? -1.0f : rng() % 2 ? 1.0f : -1.0f;
         ones[i] = 1.0f;
     }
-    assert_int_equal(backend_cpu.vector(be, ones, n_cols, &w, &err), 0);
+    assert_int_equal(backend_cpu.vector(be, n_cols, &w, &err), 0);
+    assert_int_equal(backend_cpu.reserve(be, &err), 0);
+    int n_calls = 0;
+    backend_cpu.fill(be, &(struct fill){m, 0, 0, n_rows, t.rows}, 1, nothing, &n_calls);
+    backend_cpu.fill_vector(be, w, 0, ones, n_cols);
     int32_t zero = 0;
     const int32_t *pages[1] = {page_tables[0]};
     struct batch b = {1, &zero, &zero, &zero, 1, pages, 0, &zero};
@@ -407,11 +464,11 @@ static void assert_canonical_dot(const char *device, enum tensor_type type, int 
     for (int i = 0; i < n_cols; i++)
         normed[i] = x[i] * factor;
     for (int n = 0; n < n_rows; n++) {
-        float want = quant_dot(type, (const uint8_t *)t.data + (size_t)n * quant_row_bytes(type, n_cols), normed, n_cols);
+        float want = quant_dot(type, t.rows + (size_t)n * quant_row_bytes(type, n_cols), normed, n_cols);
         if (memcmp(&want, &c->qkv[n], sizeof want) != 0)
             fail_msg("%s, type %d, pattern %d, output %d: %a, not %a", device, (int)type, pattern, n, (double)c->qkv[n], (double)want);
     }
-    free((void *)t.data);
+    free(t.rows);
     backend_cpu.close(be);
 }
 
@@ -560,8 +617,7 @@ static void test_a_malformed_tensor_is_refused(void **state)
     struct matrix *m = NULL;
     struct err err;
     assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
-    uint8_t data[4096] = {0};
-    struct tensor short_row = {TENSOR_Q4_K, 1, 32, data}, unknown = {(enum tensor_type)23, 1, 32, data};
+    struct tensor short_row = {TENSOR_Q4_K, 1, 32}, unknown = {(enum tensor_type)23, 1, 32};
     assert_int_equal(be->ops->matrix_stack(be, &short_row, 1, &m, &err), -1);
     assert_int_equal(err.code, ERR_UNSUPPORTED);
     assert_int_equal(be->ops->matrix_pair(be, &unknown, &unknown, &m, &err), -1);
