@@ -8,15 +8,24 @@ OPT     ?= -O2 -g
 VERSION := $(shell cat VERSION)
 
 PKGS     := libmicrohttpd libuv jansson gnutls libpcre2-8 libsystemd inih
-CPPFLAGS += -I. -D_GNU_SOURCE -DNEXTD_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PKGS))
+PKG_CFLAGS := $(if $(PKGS),$(shell pkg-config --cflags $(PKGS)))
+PKG_LIBS   := $(if $(PKGS),$(shell pkg-config --libs $(PKGS)))
+CPPFLAGS += -I. -D_GNU_SOURCE -DNEXTD_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+# The processor that is built for, x86_64 or aarch64, and its own: hardening, and which files *_<isa>.c hold its instruction sets.
+ARCH           := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+HARDEN_x86_64  := -fcf-protection
+HARDEN_aarch64 := -mbranch-protection=standard
+ISAS_x86_64    := avx2 avxvnni avx512
+ISAS_aarch64   := neon
+FOREIGN        := $(foreach isa,$(filter-out $(ISAS_$(ARCH)),$(ISAS_x86_64) $(ISAS_aarch64)),%_$(isa).c)
 # -ffp-contract=off: every fma is written out, or the bits would depend on the compiler's taste (engine/numerics/numerics.h).
 CFLAGS   += -std=c11 $(OPT) -Wall -Wextra -Wshadow -Werror -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden \
-            -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE -pthread $(SAN)
+            -fstack-protector-strong -fstack-clash-protection $(HARDEN_$(ARCH)) -fPIE -pthread $(SAN)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now -pthread $(SAN)
-LDLIBS   += $(shell pkg-config --libs $(PKGS)) -lm
+LDLIBS   += $(PKG_LIBS) -lm
 
-ENGINE_SRC := $(wildcard engine/*.c engine/numerics/*.c engine/text/*.c engine/sched/*.c engine/model/*.c engine/sample/*.c engine/backend/*.c \
-                engine/backend/cpu/*.c)
+ENGINE_SRC := $(filter-out $(FOREIGN),$(wildcard engine/*.c engine/numerics/*.c engine/text/*.c engine/sched/*.c engine/model/*.c \
+                engine/sample/*.c engine/backend/*.c engine/backend/cpu/*.c))
 SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c server/chat/*.c))
 ENGINE_OBJ := $(ENGINE_SRC:%.c=$(BUILD)/%.o)
 SERVER_OBJ := $(SERVER_SRC:%.c=$(BUILD)/%.o)
@@ -39,6 +48,7 @@ all: $(BUILD)/nextd
 $(BUILD)/engine/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
 $(BUILD)/engine/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+$(BUILD)/engine/%_neon.o:   ISA := -march=armv8.2-a+dotprod
 $(BUILD)/engine/backend/cpu/%.o $(BUILD)/engine/numerics/%.o $(BUILD)/engine/sample/%.o: OPT := -O3 -g
 # The unrolled kernels take clang minutes to instrument, and no fuzzer reaches them: the fuzz build says KERNEL_SAN=-fno-sanitize=all.
 $(BUILD)/engine/backend/cpu/%.o: KERNEL := $(KERNEL_SAN)
@@ -90,6 +100,18 @@ tsan:
 	$(MAKE) BUILD=build/tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" $(patsubst %.c,build/tsan/%,$(TSAN_SRC))
 	scripts/run-tests build/tsan/tests $(MODEL_TESTS:%=-%) $(TEST_NAMES)
 
+# The kernels and whole tiny models for 64-bit Arm, linked statically and without a library, so that any x86 machine with Debian's cross compiler and
+# qemu-user can run them: make BUILD=build/neon CC=aarch64-linux-gnu-gcc PKGS= neon-tests (scripts/check neon).
+CROSS_SRC   := $(filter engine/numerics/% engine/backend/% engine/model/% engine/err.c,$(ENGINE_SRC))
+CROSS_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(filter-out engine/model/sha256.c,$(CROSS_SRC)) tests/cross/sha256.c)
+CROSS_TESTS := $(addprefix $(BUILD)/cross/,numerics/test_numerics numerics/test_rows backend/cpu/test_cpu backend/cpu/test_pack \
+                 backend/cpu/test_pool model/test_invariance)
+neon-tests: CPPFLAGS += -Itests/cross -DDEVICE_THAT_MUST_RUN='"cpu:neon"'
+neon-tests: $(CROSS_TESTS)
+$(BUILD)/cross/%: $(BUILD)/tests/engine/%.o $(CROSS_OBJ)
+	@mkdir -p $(@D)
+	$(CC) -static -pthread $^ -lm -o $@
+
 check:
 	./scripts/check
 check-full:
@@ -110,6 +132,7 @@ help:
 	@echo 'make check-full   the same with the long matrices'
 	@echo 'make test         the unit tests alone'
 	@echo 'make asan, tsan   the unit tests under AddressSanitizer + UBSan, the threaded ones under ThreadSanitizer'
+	@echo 'make neon-tests   BUILD=build/neon CC=aarch64-linux-gnu-gcc PKGS=: tests of the kernels for 64-bit Arm, for qemu-aarch64'
 	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined KERNEL_SAN=-fno-sanitize=all'
 	@echo 'make bench-tools  the programs that scripts/bench measures with'
 	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
@@ -117,5 +140,5 @@ help:
 	@echo 'make clean'
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all tests test bench-tools profile asan tsan fuzzers check check-full install clean help
+.PHONY: all tests test neon-tests bench-tools profile asan tsan fuzzers check check-full install clean help
 .SECONDARY:

@@ -12,6 +12,16 @@
 
 #include "engine/numerics/numerics.h"
 
+#if defined(__x86_64__)
+extern const struct rows_ops rows_avx2, rows_avx512;
+const struct rows_ops *const rows_tables[] = {&rows_avx512, &rows_avx2, &rows_generic, NULL};
+#elif defined(__aarch64__)
+extern const struct rows_ops rows_neon;
+const struct rows_ops *const rows_tables[] = {&rows_neon, &rows_generic, NULL};
+#else
+const struct rows_ops *const rows_tables[] = {&rows_generic, NULL};
+#endif
+
 static float generic_max(const float *x, int n)
 {
     float max = -INFINITY;
@@ -96,15 +106,19 @@ bool rows_supported(const struct rows_ops *ops)
         bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* clang's __builtin_cpu_supports does not know the name */
         return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     }
+#elif defined(__aarch64__)
+    if (ops == &rows_neon) /* rounding, fma and the conversions used are in every processor of the kind */
+        return true;
 #endif
     return ops == &rows_generic;
 }
 
 const struct rows_ops *rows_best(void)
 {
-    if (rows_supported(&rows_avx512))
-        return &rows_avx512;
-    return rows_supported(&rows_avx2) ? &rows_avx2 : &rows_generic;
+    int i = 0;
+    while (!rows_supported(rows_tables[i]))
+        i++;
+    return rows_tables[i];
 }
 
 double rows_log_sum_exp(const struct rows_ops *ops, const float *x, int n, float max)

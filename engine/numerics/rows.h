@@ -43,8 +43,8 @@ struct rows_ops {
 };
 
 extern const struct rows_ops rows_generic; /* the specification */
-extern const struct rows_ops rows_avx2;
-extern const struct rows_ops rows_avx512;
+/* All tables of this build, the fastest first, the specification last; then NULL. */
+extern const struct rows_ops *const rows_tables[];
 
 /* Whether this CPU can run the table. */
 bool rows_supported(const struct rows_ops *ops);

@@ -2,7 +2,6 @@
  * buffer and masked to +0, and adding +0 to a sum of exponentials changes no bit. */
 #include "engine/numerics/rows.h"
 
-#if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 #include <stddef.h>
@@ -167,6 +166,3 @@ const struct rows_ops rows_avx2 = {.name = "avx2",
                                    .moments = avx2_moments,
                                    .weights = avx2_weights,
                                    .gather = avx2_gather};
-#else
-const struct rows_ops rows_avx2 = {.name = "avx2"};
-#endif

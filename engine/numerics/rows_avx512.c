@@ -2,7 +2,6 @@
  * adding +0 to a sum of exponentials changes no bit. */
 #include "engine/numerics/rows.h"
 
-#if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 #include <stddef.h>
@@ -171,6 +170,3 @@ const struct rows_ops rows_avx512 = {.name = "avx512",
                                      .moments = avx512_moments,
                                      .weights = avx512_weights,
                                      .gather = avx512_gather};
-#else
-const struct rows_ops rows_avx512 = {.name = "avx512"};
-#endif

@@ -35,7 +35,7 @@ struct queries {
 ALWAYS_INLINE void ask_for(const uint16_t *p, int at, int lines)
 {
     for (int i = 0; i < lines; i++)
-        _mm_prefetch((const char *)p + (size_t)(at + i) * 64, _MM_HINT_T0);
+        __builtin_prefetch((const char *)p + (size_t)(at + i) * 64);
 }
 
 /* Raw q.k of keys 0 .. n_keys - 1 (a multiple of two vectors), for n queries. Asks for the page's V meanwhile. */

@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -48,7 +49,10 @@ static size_t round_up(size_t n, size_t to)
 static const struct cpu_kernels *const tables[] = {
 #if defined(__x86_64__)
     &cpu_kernels_avx512,
+    &cpu_kernels_avxvnni,
     &cpu_kernels_avx2,
+#elif defined(__aarch64__)
+    &cpu_kernels_neon,
 #endif
     &cpu_kernels_generic, /* last: "cpu" takes the first that the machine supports */
 };
@@ -66,7 +70,10 @@ static int kernels_choose(const char *device, const struct cpu_kernels **out, st
         if (!any)
             return err_set(err, ERR_UNSUPPORTED, "this processor cannot run the kernels of device '%s'; use 'cpu'", device);
     }
-    return err_set(err, ERR_UNSUPPORTED, "device '%s' is unknown; the devices of this build are cpu, cpu:generic, cpu:avx2 and cpu:avx512", device);
+    char names[200] = "cpu";
+    for (size_t i = 0, n = 3; i < sizeof tables / sizeof *tables && n < sizeof names; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, ", %s", tables[i]->name);
+    return err_set(err, ERR_UNSUPPORTED, "device '%s' is unknown; the devices of this build are %s", device, names);
 }
 
 size_t cpu_scratch_floats(const struct backend_shape *shape)

@@ -2,8 +2,9 @@
  *
  * cpu.c       life: open, matrices, seal            cpu_step.c   the operations of a step, split over threads
  * pack.[ch]   weights to tiles and back             pool.[ch]    worker threads
- * kernels_generic.c, kernels_avx2.c, kernels_avx512.c            one kernel table each
- * lanes.h     loops that every instruction set compiles for itself */
+ * kernels_generic.c, kernels_avx2.c, kernels_avx512.c, kernels_neon.c            the kernel tables
+ * lanes.h     loops that every instruction set compiles for itself
+ * simd_<isa>.h    vectors under common names, for   simd_rows.h, attend_simd.h, gemm_simd.h    the loops written in those names */
 #ifndef NEXTD_CPU_H
 #define NEXTD_CPU_H
 
@@ -130,7 +131,9 @@ struct cpu_kernels {
 
 extern const struct cpu_kernels cpu_kernels_generic;
 #if defined(__x86_64__)
-extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avxvnni, cpu_kernels_avx512;
+#elif defined(__aarch64__)
+extern const struct cpu_kernels cpu_kernels_neon;
 #endif
 
 struct cpu {

@@ -1,4 +1,4 @@
-/* simd_avx2.h: 8 f32 lanes under the names that simd_rows.h and attend_simd.h use; see simd_avx512.h. For *_avx2.c only. */
+/* simd_avx2.h: 8 f32 lanes under the names that simd_rows.h, attend_simd.h and gemm_simd.h use; see simd_avx512.h. For *_avx2.c and *_avxvnni.c. */
 #ifndef NEXTD_CPU_SIMD_AVX2_H
 #define NEXTD_CPU_SIMD_AVX2_H
 
@@ -12,6 +12,7 @@
 #define VF_LINES 2
 
 typedef __m256 vf;
+typedef __m256i vi; /* 8 i32 lanes */
 
 static inline vf vf_set1(float x)
 {
@@ -31,6 +32,38 @@ static inline void vf_store(float *p, vf v)
 static inline vf vf_load_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+
+/* 8 bytes to 8 i32. */
+static inline vi vi_load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+static inline vi vi_load_i8(const uint8_t *p)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+/* v >> from & mask. */
+static inline vi vi_field(vi v, int from, int mask)
+{
+    return _mm256_and_si256(_mm256_srli_epi32(v, from), _mm256_set1_epi32(mask));
+}
+
+static inline vi vi_set1(int32_t x)
+{
+    return _mm256_set1_epi32(x);
+}
+
+static inline vf vf_from_vi(vi v)
+{
+    return _mm256_cvtepi32_ps(v);
 }
 
 static inline void vf_store_f16(uint16_t *p, vf v)
@@ -62,6 +95,12 @@ static inline vf vf_div(vf a, vf b)
 static inline vf vf_fma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
+}
+
+/* c - a b, one rounding. */
+static inline vf vf_fnma(vf a, vf b, vf c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
 }
 
 static inline vf vf_negate(vf a)

@@ -6,6 +6,7 @@
 #ifndef NEXTD_TESTS_MODEL_INVARIANCE_H
 #define NEXTD_TESTS_MODEL_INVARIANCE_H
 
+#include "tests/engine/backend/cpu/devices.h"
 #include "tests/engine/model/run.h"
 
 #define MAX_IDS 600
@@ -44,16 +45,6 @@ static inline void assert_same_rows(const struct table *a, const struct table *b
     }
 }
 
-static inline int supports(const char *device)
-{
-    __builtin_cpu_init();
-    if (strcmp(device, "cpu:avx2") == 0)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (strcmp(device, "cpu:avx512") == 0)
-        return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
-    return 1;
-}
-
 /* The scores of ids under the given conditions; pages in reverse order where asked. */
 static inline struct table compute(const char *path, const char *device, int n_threads, int chunk, bool reversed, const int32_t *ids, int n)
 {
@@ -88,13 +79,12 @@ static inline void check_chunks_and_threads(const char *path, int n_vocab, int n
 
 static inline void check_instruction_sets(const char *path, int n_vocab, int n)
 {
-    static const char *const devices[] = {"cpu:avx2", "cpu:avx512"};
     int32_t ids[MAX_IDS];
     fill_ids(ids, n, n_vocab, 2);
     struct table wanted = compute(path, "cpu:generic", 2, 32, false, ids, n);
-    for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++) {
+    for (size_t i = 1; i < N_DEVICES; i++) {
         char what[120];
-        if (!supports(devices[i])) {
+        if (!device_runs(devices[i])) {
             print_message("%s: this machine has no %s\n", path, devices[i]);
             continue;
         }

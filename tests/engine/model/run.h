@@ -1,4 +1,4 @@
-/* run.h: for tests of whole models: opens one, feeds ids through its runner as one sequence, and reads JSON fixtures. */
+/* run.h: for tests of whole models: opens one and feeds ids through its runner as one sequence. */
 #ifndef NEXTD_TESTS_MODEL_RUN_H
 #define NEXTD_TESTS_MODEL_RUN_H
 
@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <jansson.h>
 
 #include "engine/model/model.h"
 
@@ -71,42 +70,6 @@ static inline void run_feed(struct run *r, const int32_t *ids, int first, int la
         assert_int_equal(scores.first + scores.n_out, n);
     }
     free(pos);
-}
-
-/* ---- fixtures ---- */
-
-static inline json_t *fixture_load(const char *path)
-{
-    json_error_t why;
-    json_t *json = json_load_file(path, 0, &why);
-    if (json == NULL)
-        fail_msg("%s: %s", path, why.text);
-    return json;
-}
-
-/* The array `key` as numbers; free() it. */
-static inline double *fixture_numbers(const json_t *json, const char *key, size_t *n_out)
-{
-    const json_t *array = json_object_get(json, key);
-    assert_true(json_is_array(array));
-    size_t n = json_array_size(array);
-    double *values = calloc(n + 1, sizeof *values);
-    for (size_t i = 0; i < n; i++)
-        values[i] = json_number_value(json_array_get(array, i));
-    *n_out = n;
-    return values;
-}
-
-static inline int32_t *fixture_ids(const json_t *json, const char *key, int *n_out)
-{
-    size_t n;
-    double *values = fixture_numbers(json, key, &n);
-    int32_t *ids = calloc(n + 1, sizeof *ids);
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)values[i];
-    free(values);
-    *n_out = (int)n;
-    return ids;
 }
 
 #endif

@@ -4,6 +4,7 @@
  * The distance grows with how surprising a text is to the model: activations are rounded to 8 bits, and that moves an unsure distribution more than a
  * sure one. So a bound goes with its text. plain.txt has familiar sentences, lists and code; there llama.cpp's CPU build shows 0.025, 0.009 and 0.028
  * for the three models. hard.txt is prose full of facts in several languages; llama.cpp shows 0.062, 0.039 and 0.075, which are the bounds there. */
+#include "tests/engine/model/fixture.h"
 #include "tests/engine/model/run.h"
 
 #include <math.h>

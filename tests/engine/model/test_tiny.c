@@ -4,6 +4,7 @@
  * With quantised weights the reference rounds activations to 8 bits in blocks of 32 as well. There a value on the edge between two integers may fall
  * to either side and move what comes after it by a percent, so only some positions are held to the tight bound. A nibble or a scale in a wrong place
  * gives an error of about 1 everywhere. */
+#include "tests/engine/model/fixture.h"
 #include "tests/engine/model/run.h"
 
 #include <math.h>

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/backend/cpu/cpu.h"
+#include "tests/engine/backend/cpu/devices.h"
 
 #define N_SEQS 3
 #define N_POS 135 /* more than two pages */
@@ -359,29 +360,13 @@ static void assert_records(const struct spec *s, const float *want, const float 
     }
 }
 
-static const char *const devices[] = {"cpu:generic", "cpu:avx2", "cpu:avx512"};
-
-static bool device_runs(const char *device)
-{
-    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, device};
-    struct backend *be = NULL;
-    struct err err;
-    if (backend_cpu.open(&shape, &be, &err) != 0) {
-        assert_int_equal(err.code, ERR_UNSUPPORTED);
-        return false;
-    }
-    assert_string_equal(be->device, device);
-    be->ops->close(be);
-    return true;
-}
-
 static void compare_all(const struct spec *s)
 {
     struct rig rig;
     rig_open(&rig, s, "cpu:generic", 1);
     float *want = run_schedule(&rig, WHOLE);
     backend_cpu.close(rig.be);
-    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+    for (size_t d = 0; d < N_DEVICES; d++) {
         if (!device_runs(devices[d]))
             continue;
         for (int how = ONE_BY_ONE; how <= TOGETHER; how++) {
@@ -492,7 +477,7 @@ static void test_a_product_is_the_canonical_dot(void **state)
     (void)state;
     static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
                                              TENSOR_Q8_0, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
-    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++)
+    for (size_t d = 0; d < N_DEVICES; d++)
         for (size_t t = 0; t < sizeof types / sizeof *types && device_runs(devices[d]); t++)
             for (int pattern = 0; pattern < 4; pattern++)
                 assert_canonical_dot(devices[d], types[t], pattern);
@@ -503,7 +488,7 @@ static void test_a_copied_page_continues_as_the_original(void **state)
     (void)state;
     static const int32_t copied[3] = {7, 9, 5};
     struct spec s = {"copy", 75, 96, 64, 4, 2, 24, 40, 24, false, false, false, false, 0, ACT_SILU, ALL(TENSOR_Q5_0)};
-    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+    for (size_t d = 0; d < N_DEVICES; d++) {
         if (!device_runs(devices[d]))
             continue;
         struct rig rig;
@@ -531,7 +516,7 @@ static void test_a_value_that_is_not_finite_is_a_sticky_fault(void **state)
 {
     (void)state;
     struct spec s = {"fault", 1, 64, 64, 2, 1, 32, 64, 32, false, false, false, false, 0, ACT_SILU, ALL(TENSOR_Q4_1)};
-    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+    for (size_t d = 0; d < N_DEVICES; d++) {
         if (!device_runs(devices[d]))
             continue;
         static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -609,6 +594,21 @@ static void test_an_unknown_device_is_refused_with_a_sentence(void **state)
     assert_null(be);
 }
 
+#ifdef DEVICE_THAT_MUST_RUN
+/* Where the processor is known, as under an emulator, no kernel may be left out for want of it, and "cpu" means the best. */
+static void test_the_kernels_of_this_processor_run(void **state)
+{
+    (void)state;
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu"};
+    struct backend *be = NULL;
+    struct err err;
+    assert_true(device_runs(DEVICE_THAT_MUST_RUN));
+    assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+    assert_string_equal(be->device, DEVICE_THAT_MUST_RUN);
+    be->ops->close(be);
+}
+#endif
+
 static void test_a_malformed_tensor_is_refused(void **state)
 {
     (void)state;
@@ -635,6 +635,9 @@ int main(void)
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
         cmocka_unit_test(test_sealed_weights_cannot_be_written),
         cmocka_unit_test(test_an_unknown_device_is_refused_with_a_sentence),
+#ifdef DEVICE_THAT_MUST_RUN
+        cmocka_unit_test(test_the_kernels_of_this_processor_run),
+#endif
         cmocka_unit_test(test_a_malformed_tensor_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,27 @@
+/* kernels_neon.c: the kernel table for 64-bit Arm processors with the dot product of Armv8.2 (asimddp). */
+#include <sys/auxv.h>
+
+#include "engine/backend/cpu/gemm.h"
+#include "engine/backend/cpu/simd_neon.h"
+#include "engine/backend/cpu/simd_rows.h"
+
+static bool supported(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+const struct cpu_kernels cpu_kernels_neon = {
+    .name = "cpu:neon",
+    .supported = supported,
+    .tiled = true,
+    .gemm = gemm_neon,
+    .quantise = simd_quantise,
+    .norm = simd_norm,
+    .activate = simd_activate,
+    .add = simd_add,
+    .rotate = simd_rotate,
+    .to_f16 = simd_to_f16,
+    .attend = attend_neon,
+    .attend_merge = attend_merge_neon,
+    .max = simd_max,
+};
