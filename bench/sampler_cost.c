@@ -161,8 +161,8 @@ static struct engine_ids text_ids(const char *path)
     return ids;
 }
 
-/* Rows [first, last) of each of the N_ROWS sequences; the last one's scores are wanted. */
-static void forward(const struct runner *r, const int32_t *ids, int n_seqs, int seq0, int first, int last, struct scores *out)
+/* Rows [first, last) of each of n_seqs sequences from seq0 on; the last one's scores are wanted, and kept in the desk where there is one. */
+static void forward(const struct runner *r, const int32_t *ids, int n_seqs, int seq0, int first, int last, struct desk *d)
 {
     static int32_t token[N_ROWS * N_PROMPT], pos[N_ROWS * N_PROMPT], seq[N_ROWS * N_PROMPT], wanted[N_ROWS], page[N_ROWS];
     static const int32_t *pages[N_ROWS];
@@ -178,8 +178,19 @@ static void forward(const struct runner *r, const int32_t *ids, int n_seqs, int 
         wanted[s] = b.n_rows - 1;
     }
     struct err err;
-    if (r->forward(r->ctx, &b, out, &err) != 0)
+    struct scores scores;
+    if (r->forward(r->ctx, &b, &scores, &err) != 0)
         die("forward", err.msg);
+    for (;;) {
+        for (int i = scores.first; d != NULL && i < scores.first + scores.n_out; i++) {
+            memcpy(d->logits + (size_t)i * (size_t)d->n_vocab, scores.row(scores.ctx, i), sizeof(float) * (size_t)d->n_vocab);
+            memcpy(d->block_max + (size_t)i * (size_t)d->n_blocks, scores.block_max(scores.ctx, i), sizeof(float) * (size_t)d->n_blocks);
+        }
+        if (scores.first + scores.n_out == n_seqs)
+            break;
+        if (r->next_scores(r->ctx, &b, &scores, &err) != 0)
+            die("next_scores", err.msg);
+    }
 }
 
 /* Fills the desk with the rows of N_ROWS streams; returns microseconds of a step of N_ROWS rows. */
@@ -192,20 +203,16 @@ static double run_model(const char *path, int n_threads, struct desk *d)
     if (model_open(path, &m, &err) != 0 || model_load(m, &opt, &err) != 0)
         die(path, err.msg);
     struct runner r = model_runner(m);
-    struct scores scores;
     double us[N_STEPS];
     for (int s = 0; s < N_ROWS; s++)
-        forward(&r, ids.ids, 1, s, 0, N_PROMPT - N_STEPS, &scores);
+        forward(&r, ids.ids, 1, s, 0, N_PROMPT - N_STEPS, NULL);
     for (int i = 0; i < N_STEPS; i++) {
         double begin = now_us(CLOCK_MONOTONIC);
-        forward(&r, ids.ids, N_ROWS, 0, N_PROMPT - N_STEPS + i, N_PROMPT - N_STEPS + i + 1, &scores);
+        forward(&r, ids.ids, N_ROWS, 0, N_PROMPT - N_STEPS + i, N_PROMPT - N_STEPS + i + 1, NULL);
         us[i] = now_us(CLOCK_MONOTONIC) - begin;
     }
-    desk_open(d, scores.n_vocab);
-    for (int i = 0; i < N_ROWS; i++) {
-        memcpy(d->logits + (size_t)i * (size_t)d->n_vocab, scores.row(scores.ctx, i), sizeof(float) * (size_t)d->n_vocab);
-        memcpy(d->block_max + (size_t)i * (size_t)d->n_blocks, scores.block_max(scores.ctx, i), sizeof(float) * (size_t)d->n_blocks);
-    }
+    desk_open(d, r.n_vocab);
+    forward(&r, ids.ids, N_ROWS, 0, N_PROMPT - 1, N_PROMPT, d);
     memcpy(d->seen, ids.ids, sizeof d->seen);
     model_close(m);
     engine_ids_finish(&ids);
@@ -230,7 +237,7 @@ static void draw_all(struct sampler *s, const struct setting *set, const struct 
     p.bias = bias;
     p.n_bias = set->n_bias;
     for (int i = 0; i < N_ROWS; i++) {
-        struct sampler_draw draw = {.output_idx = (uint32_t)i, .counts = counts};
+        struct sampler_draw draw = {.output_idx = (uint32_t)i, .counts = counts, .will_score = set->n_logprobs >= 0};
         int32_t id = sampler_next(s, &p, &draw, &d->scores, i);
         if (set->n_logprobs >= 0)
             sampler_logprobs(s, &d->scores, i, id, set->n_logprobs, &chosen, top);

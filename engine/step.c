@@ -177,7 +177,8 @@ static int32_t draw_token(struct engine *e, struct choice *c, const struct score
                                 .output_idx = (uint32_t)c->n_output,
                                 .bans = r->stop_ids,
                                 .n_bans = too_few ? r->n_end + r->n_stop_ids : r->ignore_eos ? r->n_end : 0,
-                                .counts = c->counts};
+                                .counts = c->counts,
+                                .will_score = r->n_logprobs >= 0};
     return sampler_next(e->sampler, &r->params, &draw, scores, row);
 }
 

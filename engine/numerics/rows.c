@@ -121,6 +121,14 @@ const struct rows_ops *rows_best(void)
     return rows_tables[i];
 }
 
+double rows_sum_exp_twice(const struct rows_ops *ops, const float *x, int n, float max, float scale, float *block_sums, double *plain_out)
+{
+    if (ops->sum_exp_twice != NULL)
+        return ops->sum_exp_twice(x, n, max, scale, block_sums, plain_out);
+    *plain_out = ops->sum_exp(x, n, max, 1.0f, NULL);
+    return ops->sum_exp(x, n, max, scale, block_sums);
+}
+
 double rows_log_sum_exp(const struct rows_ops *ops, const float *x, int n, float max)
 {
     if (max == -INFINITY)

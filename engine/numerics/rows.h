@@ -35,6 +35,8 @@ struct rows_ops {
     float (*max)(const float *x, int n);
     /* Sum of num_exp_f32((x[i] - max) * scale) in the order above. block_sums (NULL, or [ceil(n / ROWS_BLOCK)]) receives each block's sum. */
     double (*sum_exp)(const float *x, int n, float max, float scale, float *block_sums);
+    /* sum_exp, and *plain_out = sum_exp(x, n, max, 1, NULL), in one pass; NULL where that would gain nothing over two (rows_sum_exp_twice). */
+    double (*sum_exp_twice)(const float *x, int n, float max, float scale, float *block_sums, double *plain_out);
     struct rows_moments (*moments)(const float *x, int n, float max, float scale);
     /* out[i] = num_exp_f32((x[i] - max) * scale) */
     void (*weights)(const float *x, int n, float max, float scale, float *out);
@@ -50,6 +52,9 @@ extern const struct rows_ops *const rows_tables[];
 bool rows_supported(const struct rows_ops *ops);
 /* The fastest table of this CPU. Constant for the life of the process. */
 const struct rows_ops *rows_best(void);
+
+/* ops->sum_exp_twice, or the same in two passes. */
+double rows_sum_exp_twice(const struct rows_ops *ops, const float *x, int n, float max, float scale, float *block_sums, double *plain_out);
 
 /* log(sum of e^x[i]), f64: max + num_log(sum_exp(x, n, max, 1)). -infinity where every x is. */
 double rows_log_sum_exp(const struct rows_ops *ops, const float *x, int n, float max);

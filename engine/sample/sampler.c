@@ -41,6 +41,9 @@ struct sampler {
     float *block_max;    /* [n_blocks] of the changed row */
     bool *touched;       /* [n_blocks] */
     float *block_sums;   /* [n_blocks] */
+    bool will_score;     /* the next call asks for the row's log-probabilities */
+    const float *summed; /* the row whose sum at temperature 1 is in plain_sum, or NULL; from a draw to the next call */
+    double plain_sum;
     int n_items;         /* survivors */
     int32_t *ids;        /* [n_vocab + ROWS_SLACK] ascending */
     float *values;       /* [n_vocab + ROWS_SLACK] logits of the survivors */
@@ -152,6 +155,12 @@ static int32_t argmax(const struct sampler *s, const struct row *r)
 /* Sum of the weights in the order of rows.h; leaves the blocks' sums. */
 static double sum_weights(struct sampler *s, const struct row *r)
 {
+    if (r->touched == NULL && s->will_score) {
+        s->summed = r->raw;
+        if (r->scale != 1)
+            return rows_sum_exp_twice(s->rows, r->raw, s->n_vocab, r->max, r->scale, s->block_sums, &s->plain_sum);
+        return s->plain_sum = s->rows->sum_exp(r->raw, s->n_vocab, r->max, 1, s->block_sums);
+    }
     if (r->touched == NULL)
         return s->rows->sum_exp(r->raw, s->n_vocab, r->max, r->scale, s->block_sums);
     for (int32_t id = 0, end; id < s->n_vocab; id = end) {
@@ -558,6 +567,8 @@ int32_t sampler_next(struct sampler *s, const struct sampler_params *p, const st
     assert(scores->n_vocab == s->n_vocab);
     const struct row raw = {.raw = scores->row(scores->ctx, i), .block_max = scores->block_max(scores->ctx, i)};
     struct row r = raw;
+    s->will_score = d->will_score;
+    s->summed = NULL;
     if (changes(p, d))
         change_row(s, p, d, &r);
     int32_t best = argmax(s, &r);
@@ -585,7 +596,9 @@ void sampler_logprobs(struct sampler *s, const struct scores *scores, int i, int
     assert(id >= 0 && id < s->n_vocab);
     assert(n_top <= SAMPLER_MAX_TOP);
     const float *logits = scores->row(scores->ctx, i), *block_max = scores->block_max(scores->ctx, i);
-    double norm = rows_log_sum_exp(s->rows, logits, s->n_vocab, s->rows->max(block_max, s->n_blocks));
+    float max = s->rows->max(block_max, s->n_blocks);
+    double norm = s->summed == logits ? (double)max + num_log(s->plain_sum) : rows_log_sum_exp(s->rows, logits, s->n_vocab, max);
+    s->summed = NULL;
     *chosen_out = (struct token_logprob){.id = id, .logprob = (float)((double)logits[id] - norm)};
     if (n_top > s->n_vocab)
         n_top = s->n_vocab;

@@ -57,6 +57,7 @@ struct sampler_draw {
     const int32_t *bans;  /* tokens banned at this position (end tokens) */
     int n_bans;
     const struct sampler_counts *counts; /* NULL: no penalties */
+    bool will_score;      /* sampler_logprobs of the same row is the next call: what both need is computed once */
 };
 
 /* The next token from row `i` of scores. Returns a token id in [0, n_vocab). Where everything is banned, the highest raw logit wins. */

@@ -328,6 +328,29 @@ static void every_setting_draws_what_the_plain_way_draws(void **state)
         }
 }
 
+/* A draw that says so leaves its sum to the log-probabilities of the same row; they are the same as without. */
+static void log_probabilities_after_a_draw_are_those_without(void **state)
+{
+    (void)state;
+    static struct desk k;
+    struct token_logprob chosen[2];
+    for (int i = 0; i < 60; i++) {
+        desk_open(&k, 4999 - i, (enum row_kind)(i % N_KINDS));
+        choose_setting(&k);
+        k.p.top_k = i % 3 == 0 ? k.p.top_k : 0;
+        k.p.temperature = i % 4 == 0 ? 1 : k.p.temperature;
+        sampler_logprobs(k.s, &k.scores, 0, 5, 0, &chosen[0], NULL);
+        k.d.will_score = true;
+        assert_int_equal(sampler_next(k.s, &k.p, &k.d, &k.scores, 0), plain_next(&k));
+        sampler_logprobs(k.s, &k.scores, 0, 5, 0, &chosen[1], NULL);
+        assert_memory_equal(&chosen[0], &chosen[1], sizeof chosen[0]);
+        k.logits[7] = k.block_max[0] = 500; /* another row at the same place, with no draw before */
+        sampler_logprobs(k.s, &k.scores, 0, 7, 0, &chosen[1], NULL);
+        assert_true(chosen[1].logprob == 0);
+        desk_finish(&k);
+    }
+}
+
 /* On a constant row every sum is exact, and targets meet them exactly: all is in doubt and must be done in order. */
 static void targets_that_are_met_exactly_are_decided_in_order(void **state)
 {
@@ -376,6 +399,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_setting_draws_what_the_plain_way_draws),
+        cmocka_unit_test(log_probabilities_after_a_draw_are_those_without),
         cmocka_unit_test(targets_that_are_met_exactly_are_decided_in_order),
         cmocka_unit_test(log_probabilities_are_those_of_the_plain_way),
     };
