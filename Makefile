@@ -46,8 +46,8 @@ all: $(BUILD)/nextd
 
 # Kernels: one file per instruction set with its own flags, chosen at run time.
 $(BUILD)/engine/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
-$(BUILD)/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
-$(BUILD)/engine/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+$(BUILD)/engine/%_avxvnni.o $(BUILD)/tests/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
+$(BUILD)/engine/%_avx512.o $(BUILD)/tests/engine/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 $(BUILD)/engine/%_neon.o:   ISA := -march=armv8.2-a+dotprod
 $(BUILD)/engine/backend/cpu/%.o $(BUILD)/engine/numerics/%.o $(BUILD)/engine/sample/%.o: OPT := -O3 -g
 # The unrolled kernels take clang minutes to instrument, and no fuzzer reaches them: the fuzz build says KERNEL_SAN=-fno-sanitize=all.
@@ -66,6 +66,10 @@ $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 
 # What the tests of the whole engine share.
 $(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)
+# Scalar dots under the flags of the kernels.
+DOTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(FOREIGN),$(wildcard tests/engine/numerics/dots_*.c)))
+$(DOTS): OPT := -O3 -g
+$(BUILD)/tests/engine/numerics/test_numerics: $(DOTS)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka -o $@
 

@@ -9,6 +9,9 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,6 +20,7 @@
 
 #include "engine/numerics/numerics.h"
 #include "engine/numerics/quant.h"
+#include "tests/engine/numerics/dots.h"
 
 #define FIXTURE "tests/fixtures/numerics.json"
 
@@ -359,34 +363,57 @@ static void test_quantising_tells_what_is_not_finite_and_zeroes_what_is_tiny(voi
 }
 
 #if defined(__x86_64__)
-/* GCC 12 with VNNI once compiled (int8_t)u8[i] * s8[i] into an unsigned product. The whole dot is inlined here into VNNI code. */
-__attribute__((noinline, flatten, optimize("O3"), target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c"))) static float dot_with_vnni(
-    int type, const void *row, const float *x, int n)
+static bool has_avxvnni(void)
 {
-    return quant_dot(type, row, x, n);
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVXVNNI);
 }
 
-__attribute__((noinline, optimize("O1"))) static float dot_without(int type, const void *row, const float *x, int n)
+/* Why: dots.h. */
+static void assert_same_dots(const struct dots *dots, const char *name)
 {
-    return quant_dot(type, row, x, n);
-}
-
-static void test_signed_products_survive_vector_instructions(void **state)
-{
-    (void)state;
-    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512vl"))
-        skip();
     uint8_t row[MAX_COLS * 4];
+    int8_t q[MAX_COLS];
     float x[MAX_COLS];
     rng_state = 13;
     for (size_t i = 0; i < N_TYPES; i++) {
         random_row(i, 1024, row);
         for (int k = 0; k < 1024; k++)
             x[k] = k % 3 ? -1.0f : rng_unit();
-        float a = dot_with_vnni(types[i].type, row, x, 1024), b = dot_without(types[i].type, row, x, 1024);
+        float a = dots->quant(types[i].type, row, x, 1024), b = quant_dot(types[i].type, row, x, 1024);
+        struct quant_w w;
+        struct quant_x xq;
+        quant_quantise(x, &xq);
+        for (int k = 0; k < 32 && !quant_is_float(types[i].type); k++) {
+            quant_unpack(types[i].type, row, k, &w);
+            a = dots->mac(&w, &xq, a);
+            b = quant_mac(&w, &xq, b);
+        }
         if (memcmp(&a, &b, sizeof a) != 0)
-            fail_msg("%s: %a with VNNI, %a without", types[i].name, (double)a, (double)b);
+            fail_msg("%s: %a with %s, %a without", types[i].name, (double)a, name, (double)b);
     }
+    for (int n = 1; n <= 1024; n += 93) {
+        int32_t want = 0;
+        for (int k = 0; k < n; k++) {
+            int w = k % 5 == 0 ? -128 : (int)(rng() % 256) - 128; /* an int: nothing here to take for a product of bytes */
+            row[k] = (uint8_t)w;
+            q[k] = (int8_t)(rng() % 255 - 127);
+            want += w * q[k];
+        }
+        assert_int_equal(dots->bytes(row, q, n), want);
+    }
+}
+
+static void test_signed_products_survive_vector_instructions(void **state)
+{
+    (void)state;
+    bool avx512 = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl"), avxvnni = has_avxvnni();
+    if (!avx512 && !avxvnni)
+        skip();
+    if (avx512)
+        assert_same_dots(&dots_avx512, "AVX-512 VNNI");
+    if (avxvnni)
+        assert_same_dots(&dots_avxvnni, "AVX-VNNI");
 }
 #endif
 
