@@ -55,7 +55,7 @@ struct backend_shape {
     int max_scores;      /* rows of scores held at once */
     int n_pages;         /* KV pages, shared by all sequences */
     int n_threads;       /* CPU threads, the calling one included */
-    const char *device;  /* "cpu", "cuda:0", ...; a test may name an instruction set: "cpu:generic", "cpu:avx2", "cpu:avx512" */
+    const char *device;  /* "cpu", "cuda:0", ...; a test may name an instruction set, such as "cpu:generic" */
 };
 
 /* One attention's constants. */

@@ -429,6 +429,10 @@ static void test_mixed_types_windows_and_norms_give_the_same_bits_everywhere(voi
                                .rope_dims = 96, .window = 1, .act = ACT_SILU, ALL(TENSOR_Q8_0)});
 }
 
+static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
+                                         TENSOR_Q8_0, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
+#define N_TYPES (sizeof types / sizeof *types)
+
 /* qkv over one row of activations equals quant_dot for each output. Activations of full magnitude and equal or matching signs drive the integer
  * sums to their ends, where 16-bit sums would saturate. */
 static void assert_canonical_dot(const char *device, enum tensor_type type, int pattern)
@@ -475,12 +479,72 @@ static void assert_canonical_dot(const char *device, enum tensor_type type, int 
 static void test_a_product_is_the_canonical_dot(void **state)
 {
     (void)state;
-    static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
-                                             TENSOR_Q8_0, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
     for (size_t d = 0; d < N_DEVICES; d++)
-        for (size_t t = 0; t < sizeof types / sizeof *types && device_runs(devices[d]); t++)
+        for (size_t t = 0; t < N_TYPES && device_runs(devices[d]); t++)
             for (int pattern = 0; pattern < 4; pattern++)
                 assert_canonical_dot(devices[d], types[t], pattern);
+}
+
+#define SHAPE_ROWS 49 /* one more than a work item takes */
+#define SHAPE_OUTPUTS 72
+
+/* A matrix of 37 + 34 + 1 outputs over n_cols inputs, times the first n_rows rows, which are always the same; out is [n_rows][SHAPE_OUTPUTS]. */
+static void multiply(const char *device, enum tensor_type type, int n_cols, const int *n_rows, int n_steps, float (*out)[SHAPE_ROWS][SHAPE_OUTPUTS])
+{
+    struct backend_shape shape = {1, n_cols, 64, 1, 1, 24, 64, 24, false, SHAPE_ROWS, 1, 1, 2, device};
+    struct backend *be = NULL;
+    struct matrix *m = NULL;
+    struct err err;
+    assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+    struct cpu *c = (struct cpu *)be;
+    rng_state = 99;
+    struct sample parts[3] = {random_tensor(type, 37, n_cols), random_tensor(type, 34, n_cols), random_tensor(type, 1, n_cols)};
+    const struct tensor shapes[3] = {parts[0].shape, parts[1].shape, parts[2].shape};
+    assert_int_equal(backend_cpu.matrix_stack(be, shapes, 3, &m, &err), 0);
+    for (int i = 0; i < 3; i++)
+        await(m, i, parts[i]);
+    struct vector *norm = random_vector(be, n_cols, 1.0f, 0.5f);
+    fill_all(be);
+    for (int step = 0; step < n_steps; step++) {
+        int32_t zeros[SHAPE_ROWS] = {0}, pos[SHAPE_ROWS];
+        const int32_t *pages[1] = {zeros};
+        for (int i = 0; i < SHAPE_ROWS; i++)
+            pos[i] = i;
+        struct batch b = {n_rows[step], zeros, pos, zeros, 1, pages, 0, zeros};
+        backend_cpu.begin(be, &b, NULL, 0);
+        rng_state = 5;
+        for (int i = 0; i < n_rows[step] * n_cols; i++)
+            c->x[i] = rng_float(2.0f);
+        backend_cpu.norm(be, norm, 1e-5f, m);
+        backend_cpu.qkv(be, m, NULL);
+        for (int i = 0; i < n_rows[step]; i++)
+            memcpy(out[step][i], c->qkv + (size_t)i * (size_t)c->qkv_cols, sizeof out[step][i]);
+    }
+    backend_cpu.close(be);
+}
+
+static void test_odd_shapes_give_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    static const int n_rows[] = {SHAPE_ROWS, 1, 2, 3, 4, 5, 7, 13, 23}, widths[3][3] = {{1, 33, 95}, {32, 96, 288}, {256, 768, 1280}};
+    enum { N_STEPS = sizeof n_rows / sizeof *n_rows };
+    static float want[1][SHAPE_ROWS][SHAPE_OUTPUTS], got[N_STEPS][SHAPE_ROWS][SHAPE_OUTPUTS];
+    for (size_t t = 0; t < N_TYPES; t++)
+        for (int k = 0; k < 3; k++) {
+            int n_values, n_bytes, n_cols;
+            quant_unit(types[t], &n_values, &n_bytes);
+            n_cols = widths[n_values == 1 ? 0 : n_values == 32 ? 1 : 2][k];
+            multiply("cpu:generic", types[t], n_cols, n_rows, 1, want);
+            for (size_t d = 1; d < N_DEVICES; d++) {
+                if (!device_runs(devices[d]))
+                    continue;
+                multiply(devices[d], types[t], n_cols, n_rows, N_STEPS, got);
+                for (int s = 0; s < N_STEPS; s++)
+                    if (memcmp(want[0], got[s], (size_t)n_rows[s] * sizeof want[0][0]) != 0)
+                        fail_msg("%s, type %d: %d rows times %d outputs of %d inputs differ", devices[d], (int)types[t], n_rows[s], SHAPE_OUTPUTS,
+                                 n_cols);
+            }
+        }
 }
 
 static void test_a_copied_page_continues_as_the_original(void **state)
@@ -631,6 +695,7 @@ int main(void)
         cmocka_unit_test(test_every_type_gives_the_same_bits_everywhere),
         cmocka_unit_test(test_mixed_types_windows_and_norms_give_the_same_bits_everywhere),
         cmocka_unit_test(test_a_product_is_the_canonical_dot),
+        cmocka_unit_test(test_odd_shapes_give_the_same_bits_everywhere),
         cmocka_unit_test(test_a_copied_page_continues_as_the_original),
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
         cmocka_unit_test(test_sealed_weights_cannot_be_written),
