@@ -8,7 +8,8 @@
  *
  * GB/s counts the weights of matrices, the pages of attention and the values of row operations once each; Gop/s counts multiplications and additions
  * of matrices (int8) and attention (f32). The bound is the longer of the bytes at the measured read rate (of the weights as they lie, where weights
- * are read; of a working set of the step's size otherwise) and the operations at the measured peak; `of bound` is bound / time. Row operations store as
+ * are read; of a working set of that many bytes otherwise) and the operations at the measured peak; `of bound` is bound / time. Row operations
+ * store as
  * much as they read and run on one thread where they are short, so their bound is far away by nature: what counts for them is the share.
  *
  * -p, with one thread: processor time instead of the clock on the wall, for a machine that is not quiet. */
