@@ -1,14 +1,25 @@
 /* attend_simd.h: attention over the KV pages, once for all widths; include after simd_<isa>.h. The formula is in lanes.h.
  *
- * Up to VF_QUERIES queries (heads that share a kv head, of one or more consecutive rows) pass over a page together, so that each f16 line is widened
- * once for all:
+ * Up to CPU_QUERIES queries (heads that share a kv head, of one or more consecutive rows) walk over the pages together, chunk by chunk, in tiles of
+ * up to VF_QUERIES whose sums stay in registers, so that each line of a page is loaded once for a tile and comes from the first-level cache for all
+ * tiles but one:
  *
- *   scores   a lane is a key: K lies transposed, [d][64]; per d two vectors of keys times each query's broadcast q[d]
+ *   scores   a lane is a key: K lies transposed in groups of 16 keys, [4][d][16]; per d the groups' keys times each query's broadcast q[d]
+ *   weights  exponentials, keys in lanes
  *   values   a lane is a dimension: V lies [64][d]; per key VF_LINES vectors of dimensions times each query's broadcast p[t]
+ *   merge    the scalars of all queries of the tile in lanes
  *
- * Queries of one pass may see different ranges of a chunk (the diagonal, a window's edge). Score lanes that a query does not see are selected
+ * Widening f16 shares the ports of multiplication, so where WIDE_TILES tiles or more share a page it is widened once, into scratch: 12 % for heads of
+ * 64, nothing for heads of 256, whose page in f32 leaves the first-level cache.
+ *
+ * Queries of one tile may see different ranges of a chunk (the diagonal, a window's edge). Score lanes that a query does not see are selected
  * away. Values must not be touched there, so a chunk's keys are walked in up to three stretches: those that only the earlier queries see, those
- * that all see (together), those that only the later ones see (alone again); per query the order is ascending all the same. */
+ * that all see (together), those that only the later ones see (alone again); per query the order is ascending all the same.
+ *
+ * Pages of many sequences come from memory, 16 KiB here and 16 KiB there, and each break costs the processor's own read-ahead its stride. So lines
+ * are asked for AHEAD bytes before they are read, and the start of the next page's groups before the values. 32 streams of 161 positions, heads of
+ * 64: 40 % longer without asking, 20 % with 1 KiB, 15 % with 2 or 4 KiB, 15 % with all of V during K and all of the next K during V, more with
+ * other hints (NTA: 90 %) or every second line; 5-10 % without the next page. Walking all kv heads of a page in their order in memory: the same. */
 #ifndef NEXTD_CPU_ATTEND_SIMD_H
 #define NEXTD_CPU_ATTEND_SIMD_H
 
@@ -16,235 +27,375 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#define GROUP_VECTORS (CPU_KEYS / VF_LANES)    /* vectors of a group's keys */
+#define GROUPS_AT_ONCE (VF_LANES == 16 ? 4 : 1) /* groups whose sums are computed together */
+#define AHEAD 3072                             /* bytes */
+#define AHEAD_GROUP (AHEAD * CPU_KEYS / KV_PAGE) /* the same, of each group of the next page */
+#define WIDE_TILES 3
+#define WIDE_DIM 128
 
-/* The queries of one pass and their running results. */
+/* The queries of a job and their running results. */
 struct queries {
     int n;
-    const float *q[VF_QUERIES];
-    float *out[VF_QUERIES];
-    float *partial[VF_QUERIES];                /* where its first chunk's partial belongs, or NULL */
-    int first[VF_QUERIES], last[VF_QUERIES]; /* visible positions */
-    int lo[VF_QUERIES], hi[VF_QUERIES];      /* visible keys of the current chunk; lo > hi: none */
-    bool started[VF_QUERIES];
-    float m[VF_QUERIES], l[VF_QUERIES];       /* running */
-    float *p;                                   /* [n][64] scores, then weights */
-    float *o, *run;                             /* [n][v_stride] of the chunk, running */
+    const float *q[CPU_QUERIES];
+    float *out[CPU_QUERIES];
+    float *partial[CPU_QUERIES];                 /* where its first chunk's partial belongs, or NULL */
+    int first[CPU_QUERIES], last[CPU_QUERIES];   /* visible positions */
+    bool started[CPU_QUERIES];
+    float m[CPU_QUERIES + VF_LANES], l[CPU_QUERIES + VF_LANES]; /* running */
+    float *run;                                  /* [n][v_stride] */
+    float *p, *o;                                /* of a tile: [n][64] scores, then weights; [n][v_stride] values of the chunk */
+    float *wide_k, *wide_v;                      /* a page in f32 */
 };
 
-/* Asks for `lines` lines from line `at` on. */
-ALWAYS_INLINE void ask_for(const uint16_t *p, int at, int lines)
+/* Queries at, at + 1, ... of a job at a chunk. */
+struct tile {
+    int at;
+    int lo[VF_QUERIES], hi[VF_QUERIES];          /* visible keys; lo > hi: none */
+    float m[VF_QUERIES + VF_LANES], l[VF_QUERIES + VF_LANES];
+};
+
+/* A chunk's page, as it lies and, where `wide`, in f32. */
+struct chunk {
+    const uint16_t *k, *v, *next; /* next: a K that will be read after, most likely */
+    const float *wide_k, *wide_v;
+};
+
+ALWAYS_INLINE void ask_for(const void *p, size_t bytes)
 {
-    for (int i = 0; i < lines; i++)
-        __builtin_prefetch((const char *)p + (size_t)(at + i) * 64);
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)p + i);
 }
 
-/* Raw q.k of keys 0 .. n_keys - 1 (a multiple of two vectors), for n queries. Asks for the page's V meanwhile. */
-ALWAYS_INLINE void dots(const int n, const struct queries *s, const uint16_t *k, int head_dim, int n_keys, const uint16_t *v)
+/* Raw q.k of n_groups groups of keys from `group` on, for n queries. */
+ALWAYS_INLINE void dot_groups(const int n, const int n_groups, const bool wide, const struct queries *s, const struct tile *t,
+                              const struct chunk *c, int head_dim, int group)
 {
-    for (int key = 0; key < n_keys; key += 2 * VF_LANES) {
-        vf acc[VF_QUERIES][2];
+    vf acc[VF_QUERIES][GROUPS_AT_ONCE * GROUP_VECTORS];
+    const size_t group_elems = (size_t)head_dim * CPU_KEYS;
+    const uint16_t *line = c->k + (size_t)group * group_elems;
+    const float *wide_line = wide ? c->wide_k + (size_t)group * group_elems : NULL;
+    const char *ask = (const char *)line + AHEAD;
+    UNROLL for (int i = 0; i < n; i++)
+        UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++)
+            acc[i][g] = vf_set1(0.0f);
+    for (int d = 0; d < head_dim; d++) {
+        vf a[VF_QUERIES];
+        if (!wide)
+            ask_for(ask, 32 * (size_t)n_groups);
         UNROLL for (int i = 0; i < n; i++)
-            acc[i][0] = acc[i][1] = vf_set1(0.0f);
-        const uint16_t *line = k + key;
-        for (int d = 0; d < head_dim; d++, line += KV_PAGE) {
-            if (key == 0)
-                ask_for(v, 2 * d, 2);
-            vf k0 = vf_load_f16(line), k1 = vf_load_f16(line + VF_LANES);
-            UNROLL for (int i = 0; i < n; i++) {
-                vf a = vf_set1(s->q[i][d]);
-                acc[i][0] = vf_fma(k0, a, acc[i][0]);
-                acc[i][1] = vf_fma(k1, a, acc[i][1]);
-            }
+            a[i] = vf_set1(s->q[t->at + i][d]);
+        UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++) {
+            size_t at = (size_t)(g / GROUP_VECTORS) * group_elems + (size_t)(g % GROUP_VECTORS * VF_LANES);
+            vf x = wide ? vf_load(wide_line + at) : vf_load_f16(line + at);
+            UNROLL for (int i = 0; i < n; i++)
+                acc[i][g] = vf_fma(x, a[i], acc[i][g]);
         }
-        UNROLL for (int i = 0; i < n; i++) {
-            vf_store(s->p + 64 * i + key, acc[i][0]);
-            vf_store(s->p + 64 * i + key + VF_LANES, acc[i][1]);
-        }
+        line += CPU_KEYS;
+        wide_line += wide ? CPU_KEYS : 0;
+        ask += 32 * n_groups;
     }
+    UNROLL for (int i = 0; i < n; i++)
+        UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++)
+            vf_store(s->p + KV_PAGE * i + CPU_KEYS * group + VF_LANES * g, acc[i][g]);
 }
 
-/* Query i: scores to weights, in place; the chunk's max and sum. What the query does not see becomes -infinity, whose weight is +0. */
-ALWAYS_INLINE void weigh(struct queries *s, int i, float scale, float *m_out, float *l_out)
+/* Raw q.k of the first n_groups groups of a page. */
+ALWAYS_INLINE void dots(const int n, const bool wide, const struct queries *s, const struct tile *t, const struct chunk *c, int head_dim,
+                        int n_groups)
 {
-    float *p = s->p + 64 * i;
-    vf v[FOLD_VECTORS], max = vf_set1(-INFINITY);
-    UNROLL for (int g = 0; g < FOLD_VECTORS; g++)
-        vf_store(p + VF_LANES * g, vf_mul(vf_set1(scale), vf_load(p + VF_LANES * g)));
-    for (int t = 0; t < s->lo[i]; t++)
-        p[t] = -INFINITY;
-    for (int t = s->hi[i] + 1; t < KV_PAGE; t++)
-        p[t] = -INFINITY;
-    UNROLL for (int g = 0; g < FOLD_VECTORS; g++)
-        max = vf_max(max, vf_load(p + VF_LANES * g));
-    float m = vf_reduce_max(max);
-    UNROLL for (int g = 0; g < FOLD_VECTORS; g++) {
-        v[g] = vf_exp(vf_sub(vf_load(p + VF_LANES * g), vf_set1(m)));
-        vf_store(p + VF_LANES * g, v[g]);
+#if VF_LANES == 16
+    switch (n_groups) {
+    case 1: dot_groups(n, 1, wide, s, t, c, head_dim, 0); break;
+    case 2: dot_groups(n, 2, wide, s, t, c, head_dim, 0); break;
+    case 3: dot_groups(n, 3, wide, s, t, c, head_dim, 0); break;
+    default: dot_groups(n, 4, wide, s, t, c, head_dim, 0); break;
     }
-    *m_out = m;
-    *l_out = vf_fold64(v);
+#else
+    for (int group = 0; group < n_groups; group++)
+        dot_groups(n, 1, wide, s, t, c, head_dim, group);
+#endif
 }
 
-/* Adds keys lo..hi to the values of queries i0 .. i0+n-1, `lines` vectors of dimensions from dimension d on. */
-ALWAYS_INLINE void add_values(const int n, const int lines, struct queries *s, int i0, const uint16_t *v, int v_stride, int d, int lo, int hi,
-                              const uint16_t *next)
+/* Scores of n queries to weights, in place; the chunk's max and sum. What a query does not see weighs +0. */
+ALWAYS_INLINE void weigh(const int n, const struct queries *s, struct tile *t, float scale)
+{
+    for (int i = 0; i < n; i++) {
+        float *p = s->p + KV_PAGE * i;
+        vf max = vf_set1(-INFINITY);
+        UNROLL for (int g = 0; g < FOLD_VECTORS; g++)
+            if (VF_LANES * g <= t->hi[i])
+                vf_store(p + VF_LANES * g, vf_mul(vf_set1(scale), vf_load(p + VF_LANES * g)));
+        for (int key = 0; key < t->lo[i]; key++)
+            p[key] = -INFINITY;
+        for (int key = t->hi[i] + 1; key % VF_LANES != 0; key++)
+            p[key] = -INFINITY;
+        UNROLL for (int g = 0; g < FOLD_VECTORS; g++)
+            if (VF_LANES * g <= t->hi[i])
+                max = vf_max(max, vf_load(p + VF_LANES * g));
+        t->m[i] = vf_reduce_max(max);
+    }
+    for (int i = 0; i < n; i++) {
+        float *p = s->p + KV_PAGE * i;
+        vf v[FOLD_VECTORS];
+        UNROLL for (int g = 0; g < FOLD_VECTORS; g++) {
+            v[g] = vf_set1(0.0f);
+            if (VF_LANES * g > t->hi[i])
+                continue;
+            v[g] = vf_exp(vf_sub(vf_load(p + VF_LANES * g), vf_set1(t->m[i])));
+            vf_store(p + VF_LANES * g, v[g]);
+        }
+        t->l[i] = vf_fold64(v);
+    }
+}
+
+/* Adds keys lo..hi to the values of queries i0 .. i0+n-1 of a tile, `lines` vectors of dimensions from dimension d on; `fresh`: to nothing yet. */
+ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, const struct queries *s, int i0, const struct chunk *c, int v_stride,
+                              int d, int lo, int hi, bool fresh)
 {
     vf acc[VF_QUERIES][VF_LINES];
     float *o = s->o + (size_t)i0 * (size_t)v_stride + d;
-    const float *p = s->p + 64 * i0;
+    const size_t at = (size_t)lo * (size_t)v_stride + (size_t)d;
+    const uint16_t *line = c->v + at;
+    const float *wide_line = wide ? c->wide_v + at : NULL, *p = s->p + KV_PAGE * i0 + lo, *end = p + (hi - lo);
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < lines; g++)
-            acc[i][g] = vf_load(o + i * v_stride + VF_LANES * g);
-    const int lines_ahead = v_stride * 2 / KV_PAGE; /* a key's share of the next page's K */
-    const uint16_t *line = v + (size_t)lo * (size_t)v_stride + d;
-    for (int t = lo; t <= hi; t++, line += v_stride) {
+            acc[i][g] = fresh ? vf_set1(0.0f) : vf_load(o + i * v_stride + VF_LANES * g);
+    for (; p <= end; p++) {
         vf x[VF_LINES];
-        if (next != NULL)
-            ask_for(next, t * lines_ahead, lines_ahead);
+        if (!wide)
+            ask_for((const char *)line + AHEAD, 2 * VF_LANES * (size_t)lines);
         UNROLL for (int g = 0; g < lines; g++)
-            x[g] = vf_load_f16(line + VF_LANES * g);
+            x[g] = wide ? vf_load(wide_line + VF_LANES * g) : vf_load_f16(line + VF_LANES * g);
         UNROLL for (int i = 0; i < n; i++) {
-            vf a = vf_set1(p[64 * i + t]);
+            vf a = vf_set1(p[KV_PAGE * i]);
             UNROLL for (int g = 0; g < lines; g++)
                 acc[i][g] = vf_fma(x[g], a, acc[i][g]);
         }
+        line += v_stride;
+        wide_line += wide ? v_stride : 0;
     }
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < lines; g++)
             vf_store(o + i * v_stride + VF_LANES * g, acc[i][g]);
 }
 
-ALWAYS_INLINE void add_stretch(const int n, struct queries *s, int i0, const uint16_t *v, int v_stride, int lo, int hi,
-                               const uint16_t *next)
+ALWAYS_INLINE void add_stretch(const int n, const bool wide, const struct queries *s, int i0, const struct chunk *c, int v_stride, int lo, int hi,
+                               bool fresh)
 {
     if (lo > hi)
         return;
     int d = 0;
     for (; d + VF_LINES * VF_LANES <= v_stride; d += VF_LINES * VF_LANES)
-        add_values(n, VF_LINES, s, i0, v, v_stride, d, lo, hi, d == 0 ? next : NULL);
+        add_values(n, VF_LINES, wide, s, i0, c, v_stride, d, lo, hi, fresh);
     for (; d < v_stride; d += VF_LANES)
-        add_values(n, 1, s, i0, v, v_stride, d, lo, hi, NULL);
+        add_values(n, 1, wide, s, i0, c, v_stride, d, lo, hi, fresh);
 }
 
-/* The values of a chunk, in stretches; see the top. `next`: the K that will be read after, asked for meanwhile. */
-ALWAYS_INLINE void chunk_values(const int n, struct queries *s, const uint16_t *v, int v_stride, const uint16_t *next)
+/* One query's stretch that not all of its tile see: rare, so one copy of the code. */
+static __attribute__((noinline)) void add_alone(const struct queries *s, int i, const struct chunk *c, int v_stride, int lo, int hi)
+{
+    add_stretch(1, false, s, i, c, v_stride, lo, hi, false);
+}
+
+/* The values of a chunk, in stretches; see the top. */
+ALWAYS_INLINE void chunk_values(const int n, const bool wide, const struct queries *s, const struct tile *t, const struct chunk *c, int v_stride)
 {
     int from = 0, to = KV_PAGE - 1;
+    bool fresh = true; /* no query has an earlier stretch */
     for (int i = 0; i < n; i++) {
-        from = s->lo[i] > from ? s->lo[i] : from;
-        to = s->hi[i] < to ? s->hi[i] : to;
+        from = t->lo[i] > from ? t->lo[i] : from;
+        to = t->hi[i] < to ? t->hi[i] : to;
     }
-    memset(s->o, 0, (size_t)n * (size_t)v_stride * sizeof *s->o);
-    if (from > to) {
-        for (int i = 0; i < n; i++)
-            add_stretch(1, s, i, v, v_stride, s->lo[i], s->hi[i], NULL);
+    for (int i = 0; i < n; i++)
+        fresh = fresh && t->lo[i] == from;
+    if (from > to)
+        fresh = false;
+    if (!fresh)
+        memset(s->o, 0, (size_t)n * (size_t)v_stride * sizeof *s->o);
+    for (int i = 0; i < n && !fresh; i++)
+        add_alone(s, i, c, v_stride, t->lo[i], from <= to ? from - 1 : t->hi[i]);
+    if (from > to)
         return;
-    }
+    add_stretch(n, wide, s, 0, c, v_stride, from, to, fresh);
     for (int i = 0; i < n; i++)
-        add_stretch(1, s, i, v, v_stride, s->lo[i], from - 1, NULL);
-    add_stretch(n, s, 0, v, v_stride, from, to, next);
-    for (int i = 0; i < n; i++)
-        add_stretch(1, s, i, v, v_stride, to + 1, s->hi[i], NULL);
+        add_alone(s, i, c, v_stride, to + 1, t->hi[i]);
 }
 
-/* Chunk number `chunk` of those that query i sees is done: it becomes a partial or joins the running result. */
-static void merge(struct queries *s, int i, int chunk, float m, float l, int v_stride)
+/* The chunk of query i of the tile joins the running result: a and b scale them; see lanes.h. */
+ALWAYS_INLINE void join(const struct queries *s, int at, int i, float a, float b, int v_stride)
 {
-    float *o = s->o + (size_t)i * (size_t)v_stride, *run = s->run + (size_t)i * (size_t)v_stride;
-    if (s->partial[i] != NULL) {
-        float *p = s->partial[i] + (size_t)chunk * partial_floats(v_stride);
-        memcpy(p, o, (size_t)v_stride * sizeof *o);
-        p[v_stride] = m;
-        p[v_stride + 1] = l;
+    const float *o = s->o + (size_t)i * (size_t)v_stride;
+    float *run = s->run + (size_t)at * (size_t)v_stride;
+    const vf va = vf_set1(a), vb = vf_set1(b);
+    for (int d = 0; d < v_stride; d += VF_LANES)
+        vf_store(run + d, vf_fma(vf_load(o + d), vb, vf_mul(vf_load(run + d), va)));
+}
+
+/* Chunk number `chunk` of its query's becomes a partial. */
+static void keep_partial(const struct queries *s, const struct tile *t, int i, int chunk, int v_stride)
+{
+    float *p = s->partial[t->at + i] + (size_t)chunk * partial_floats(v_stride);
+    memcpy(p, s->o + (size_t)i * (size_t)v_stride, (size_t)v_stride * sizeof *p);
+    p[v_stride] = t->m[i];
+    p[v_stride + 1] = t->l[i];
+}
+
+/* What the tile's n queries found in a chunk joins what they found before. */
+ALWAYS_INLINE void merge(const int n, struct queries *s, const struct tile *t, int v_stride)
+{
+    float a[VF_QUERIES + VF_LANES], b[VF_QUERIES + VF_LANES], top[VF_QUERIES + VF_LANES], sum[VF_QUERIES + VF_LANES];
+    for (int i = 0; i < n; i += VF_LANES) {
+        vf m = vf_load(t->m + i), m_run = vf_load(s->m + t->at + i), m_top = vf_max(m, m_run);
+        vf va = vf_exp(vf_sub(m_run, m_top)), vb = vf_exp(vf_sub(m, m_top));
+        vf_store(a + i, va);
+        vf_store(b + i, vb);
+        vf_store(top + i, m_top);
+        vf_store(sum + i, vf_fma(vf_load(t->l + i), vb, vf_mul(vf_load(s->l + t->at + i), va)));
+    }
+    for (int i = 0; i < n; i++) {
+        int at = t->at + i;
+        if (t->lo[i] > t->hi[i])
+            continue;
+        if (s->started[at]) {
+            s->m[at] = top[i];
+            s->l[at] = sum[i];
+            join(s, at, i, a[i], b[i], v_stride);
+            continue;
+        }
+        s->started[at] = true;
+        s->m[at] = t->m[i];
+        s->l[at] = t->l[i];
+        memcpy(s->run + (size_t)at * (size_t)v_stride, s->o + (size_t)i * (size_t)v_stride, (size_t)v_stride * sizeof *s->run);
+    }
+}
+
+/* Queries at .. at + n - 1 at chunk number c. */
+ALWAYS_INLINE void pass(const int n, const bool wide, struct queries *s, const struct attend_job *j, int at, int c, const struct chunk *page)
+{
+    struct tile t = {.at = at};
+    int most = -1;
+    for (int i = 0; i < n; i++) {
+        t.lo[i] = s->first[at + i] > c * KV_PAGE ? s->first[at + i] - c * KV_PAGE : 0;
+        t.hi[i] = s->last[at + i] < c * KV_PAGE + KV_PAGE - 1 ? s->last[at + i] - c * KV_PAGE : KV_PAGE - 1;
+        if (t.lo[i] > t.hi[i]) { /* not this query's chunk */
+            t.lo[i] = 0;
+            t.hi[i] = -1;
+        }
+        most = t.hi[i] > most ? t.hi[i] : most;
+    }
+    if (most < 0)
+        return;
+    dots(n, wide, s, &t, page, j->head_dim, most / CPU_KEYS + 1);
+    weigh(n, s, &t, j->scale);
+    for (int g = 0; g < KV_PAGE / CPU_KEYS && !wide; g++)
+        ask_for(page->next + (size_t)g * (size_t)j->head_dim * CPU_KEYS, AHEAD_GROUP);
+    chunk_values(n, wide, s, &t, page, j->v_stride);
+    if (j->partials == NULL) {
+        merge(n, s, &t, j->v_stride);
         return;
     }
-    if (!s->started[i]) {
-        s->started[i] = true;
-        s->m[i] = m;
-        s->l[i] = l;
-        memcpy(run, o, (size_t)v_stride * sizeof *o);
-        return;
+    for (int i = 0; i < n; i++)
+        if (t.lo[i] <= t.hi[i])
+            keep_partial(s, &t, i, c - s->first[at + i] / KV_PAGE, j->v_stride);
+}
+
+ALWAYS_INLINE void pass_any(const bool wide, int n, struct queries *s, const struct attend_job *j, int at, int c, const struct chunk *page)
+{
+    switch (n) {
+    case 1: pass(1, wide, s, j, at, c, page); break;
+    case 2: pass(2, wide, s, j, at, c, page); break;
+    case 3: pass(3, wide, s, j, at, c, page); break;
+#if VF_QUERIES > 3
+    case 4: pass(4, wide, s, j, at, c, page); break;
+    case 5: pass(5, wide, s, j, at, c, page); break;
+    case 6: pass(6, wide, s, j, at, c, page); break;
+#endif
+    default: assert(!"a tile has 1 to VF_QUERIES queries");
     }
-    lanes_attend_merge(m, l, o, v_stride, &s->m[i], &s->l[i], run);
+}
+
+static void pass_narrow(int n, struct queries *s, const struct attend_job *j, int at, int c, const struct chunk *page)
+{
+    pass_any(false, n, s, j, at, c, page);
+}
+
+static void pass_wide(int n, struct queries *s, const struct attend_job *j, int at, int c, const struct chunk *page)
+{
+    pass_any(true, n, s, j, at, c, page);
+}
+
+static void widen(const uint16_t *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i += VF_LANES)
+        vf_store(out + i, vf_load_f16(x + i));
 }
 
 /* The K that will be read after chunk c: the next chunk's, or, most likely, the next kv head's first. Asked for only; it need not exist. */
-static inline const uint16_t *read_next(const struct attend_job *j, int c, int first, int last)
+static const uint16_t *next_k(const struct attend_job *j, int c, int first, int c_last)
 {
-    if (c < last / KV_PAGE)
+    if (c < c_last)
         return j->layer_kv + (size_t)j->pages[c + 1] * j->page_elems;
     return j->layer_kv + (size_t)j->pages[first / KV_PAGE] * j->page_elems + (size_t)KV_PAGE * (size_t)(j->head_dim + j->v_stride);
 }
 
-/* n queries over all their chunks. */
-ALWAYS_INLINE void pass(const int n, struct queries *s, const struct attend_job *j)
+/* All queries over all their chunks. */
+static void walk(struct queries *s, const struct attend_job *j)
 {
-    int first = s->first[0], last = s->last[0];
-    for (int i = 0; i < n; i++) {
+    int first = s->first[0], last = s->last[0], n_tiles = (s->n + VF_QUERIES - 1) / VF_QUERIES;
+    for (int i = 0; i < s->n; i++) {
         first = s->first[i] < first ? s->first[i] : first;
         last = s->last[i] > last ? s->last[i] : last;
         s->started[i] = false;
     }
-    bool parts = j->partials != NULL;
-    for (int c = parts ? j->chunk_first : first / KV_PAGE; c <= (parts ? j->chunk_last : last / KV_PAGE); c++) {
-        const uint16_t *k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, *v = k + (size_t)j->head_dim * KV_PAGE;
-        int most = 0;
-        for (int i = 0; i < n; i++) {
-            s->lo[i] = s->first[i] > c * KV_PAGE ? s->first[i] - c * KV_PAGE : 0;
-            s->hi[i] = s->last[i] < c * KV_PAGE + KV_PAGE - 1 ? s->last[i] - c * KV_PAGE : KV_PAGE - 1;
-            most = s->hi[i] > most ? s->hi[i] : most;
+    bool parts = j->partials != NULL, wide = n_tiles >= WIDE_TILES && j->head_dim <= WIDE_DIM;
+    int c_last = parts ? j->chunk_last : last / KV_PAGE;
+    for (int c = parts ? j->chunk_first : first / KV_PAGE; c <= c_last; c++) {
+        struct chunk page = {.k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, .wide_k = s->wide_k, .wide_v = s->wide_v};
+        page.v = page.k + (size_t)j->head_dim * KV_PAGE;
+        page.next = next_k(j, c, first, c_last);
+        if (wide) {
+            int n_keys = last - c * KV_PAGE < KV_PAGE ? last - c * KV_PAGE + 1 : KV_PAGE;
+            widen(page.k, (size_t)((n_keys + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * (size_t)j->head_dim, s->wide_k);
+            widen(page.v, (size_t)n_keys * (size_t)j->v_stride, s->wide_v);
         }
-        int unit = 2 * VF_LANES, n_keys = (most + unit) / unit * unit; /* beyond: no query looks */
-        dots(n, s, k, j->head_dim, n_keys, v);
-        float m[VF_QUERIES] = {0}, l[VF_QUERIES] = {0};
-        for (int i = 0; i < n; i++)
-            if (s->lo[i] <= s->hi[i])
-                weigh(s, i, j->scale, &m[i], &l[i]);
-        chunk_values(n, s, v, j->v_stride, read_next(j, c, first, last));
-        for (int i = 0; i < n; i++)
-            if (s->lo[i] <= s->hi[i])
-                merge(s, i, c - s->first[i] / KV_PAGE, m[i], l[i], j->v_stride);
+        for (int tile = 0, at = 0; tile < n_tiles; tile++) {
+            int n = (s->n + n_tiles - 1 - tile) / n_tiles;
+            if (wide)
+                pass_wide(n, s, j, at, c, &page);
+            else
+                pass_narrow(n, s, j, at, c, &page);
+            at += n;
+        }
     }
-    for (int i = 0; i < n && !parts; i++) {
+    for (int i = 0; i < s->n && !parts; i++) {
         float inverse = 1.0f / s->l[i];
         for (int d = 0; d < j->head_dim; d++)
             s->out[i][d] = s->run[(size_t)i * (size_t)j->v_stride + (size_t)d] * inverse;
     }
 }
 
-static void pass_any(struct queries *s, const struct attend_job *j)
-{
-    switch (s->n) {
-    case 1: pass(1, s, j); break;
-    case 2: pass(2, s, j); break;
-    case 3: pass(3, s, j); break;
-#if VF_QUERIES > 3
-    case 4: pass(4, s, j); break;
-    case 5: pass(5, s, j); break;
-    case 6: pass(6, s, j); break;
-#endif
-    default: assert(!"a pass has 1 to VF_QUERIES queries");
-    }
-}
-
 static void simd_attend(const struct attend_job *j, float *scratch)
 {
-    int total = j->n_rows * j->n_heads, n_passes = (total + VF_QUERIES - 1) / VF_QUERIES, at = 0;
+    int total = j->n_rows * j->n_heads;
     struct queries s;
+    memset(s.m, 0, sizeof s.m);
+    memset(s.l, 0, sizeof s.l);
     s.p = scratch;
-    s.o = s.p + VF_QUERIES * KV_PAGE;
-    s.run = s.o + VF_QUERIES * j->v_stride;
-    for (int pass_idx = 0; pass_idx < n_passes; pass_idx++) {
-        s.n = (total + n_passes - 1 - pass_idx) / n_passes;
-        for (int i = 0; i < s.n; i++, at++) {
-            int row = at / j->n_heads, head = at % j->n_heads;
+    s.o = s.p + CPU_TILE * KV_PAGE;
+    s.run = s.o + CPU_TILE * j->v_stride;
+    s.wide_k = s.run + CPU_QUERIES * j->v_stride;
+    s.wide_v = s.wide_k + KV_PAGE * j->head_dim;
+    for (int at = 0; at < total;) {
+        for (s.n = 0; s.n < CPU_QUERIES && at < total; s.n++, at++) {
+            int row = at / j->n_heads, head = at % j->n_heads, i = s.n;
             s.q[i] = j->q + (size_t)row * j->q_stride + (size_t)head * (size_t)j->head_dim;
             s.out[i] = j->out + (size_t)row * j->out_stride + (size_t)head * (size_t)j->head_dim;
             s.first[i] = attend_first(j, row);
             s.last[i] = j->pos + row;
             s.partial[i] = j->partials == NULL ? NULL : j->partials + (size_t)head * j->partials_stride;
         }
-        pass_any(&s, j);
+        walk(&s, j);
     }
 }
 

@@ -78,7 +78,8 @@ static int kernels_choose(const char *device, const struct cpu_kernels **out, st
 
 size_t cpu_scratch_floats(const struct backend_shape *shape)
 {
-    size_t attend = CPU_QUERIES * (KV_PAGE + 2 * round_up((size_t)shape->head_dim, 16)) + 64, tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
+    size_t dim = round_up((size_t)shape->head_dim, 16), attend = CPU_TILE * (KV_PAGE + dim) + (CPU_QUERIES + 2 * KV_PAGE) * dim;
+    size_t tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
     size_t row = round_up((size_t)shape->d_model, CPU_STRIPE) + CPU_STRIPE;
     size_t need = attend > tiles ? attend : tiles;
     return round_up((need > row ? need : row) + 64, 1024);

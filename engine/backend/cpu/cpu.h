@@ -16,7 +16,9 @@
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
 #define CPU_ITEM_ROWS 48  /* rows of a step that one work item takes: 8 register tiles of 6 */
 #define CPU_MAX_PARTS 3   /* tensors of a matrix */
-#define CPU_QUERIES 6     /* query heads, of one or more rows, that share one pass over a KV page */
+#define CPU_KEYS 16       /* keys of a KV page that lie together */
+#define CPU_QUERIES 48    /* query heads, of one or more rows, that share one walk over KV pages */
+#define CPU_TILE 6        /* of them, those whose sums are in registers together, at most */
 
 /* An operand: n_rows rows of activations cut into blocks of 32. Blocks lie in slot-major order (all of slot 0, then slot 1, ...; operand_place), so
  * that a kernel that walks slot after slot reads memory forward; within a block the rows follow each other. Index of block b of row r:
@@ -72,11 +74,18 @@ struct vector {
     struct vector *next; /* the backend's list, for close */
 };
 
-/* The KV page of one (layer, page, kv head): K transposed, so that a thread or lane owns a key; V plain, so that it owns a dimension. */
+/* The KV page of one (layer, page, kv head): K transposed, so that a thread or lane owns a key; V plain, so that it owns a dimension. K is cut into
+ * groups of keys: a page that is not full is read no further than its last group, and storing a key touches half as many lines. */
 struct kv_page {
-    uint16_t *k; /* [head_dim][KV_PAGE] f16 */
+    uint16_t *k; /* [KV_PAGE / CPU_KEYS][head_dim][CPU_KEYS] f16 */
     uint16_t *v; /* [KV_PAGE][v_stride] f16 */
 };
+
+/* Index of value 0 of key t of a page; value d is d * CPU_KEYS further. */
+static inline size_t kv_key(int t, int head_dim)
+{
+    return (size_t)(t / CPU_KEYS) * (size_t)head_dim * CPU_KEYS + (size_t)(t % CPU_KEYS);
+}
 
 /* The attention of n_rows consecutive positions of a sequence, the n_heads query heads that share a kv head. See lanes.h for the formula. */
 struct attend_job {

@@ -47,11 +47,11 @@ static void operand_rows(struct operand *o, int n_rows)
 
 /* ---- begin, embed, norm ---- */
 
-/* Cuts the rows into groups of consecutive positions, so that CPU_QUERIES query heads share a pass over the pages. */
+/* Cuts the rows into groups of consecutive positions, so that up to CPU_QUERIES query heads share a walk over the pages, and threads find work. */
 static void group_rows(struct cpu *c)
 {
     const struct batch *b = c->batch;
-    int most = CPU_QUERIES / (c->shape.n_head / c->shape.n_kv), n = 0;
+    int most = min_int(CPU_QUERIES / (c->shape.n_head / c->shape.n_kv), b->n_rows * c->shape.n_kv / (8 * c->shape.n_threads)), n = 0;
     for (int r = 0; r < b->n_rows; r++) {
         bool joins = n > 0 && r - c->groups[n - 1] < most && b->seq[r] == b->seq[r - 1] && b->pos[r] == b->pos[r - 1] + 1;
         if (!joins)
@@ -358,10 +358,10 @@ static void rope_rows(void *ctx, int thread, int first, int last)
         uint16_t *half = (uint16_t *)scratch;
         for (int h = 0; h < s->n_kv; h++) {
             rotate_head(j, k + h * n, j->k_norm, cs, scratch);
-            uint16_t *kv = kv_of(c, j->layer, page, h);
+            uint16_t *kv = kv_of(c, j->layer, page, h), *key = kv + kv_key(t, n);
             c->k->to_f16(k + h * n, n, half);
             for (int d = 0; d < n; d++)
-                kv[d * KV_PAGE + t] = half[d];
+                key[d * CPU_KEYS] = half[d];
             c->k->to_f16(v + h * n, n, kv + n * KV_PAGE + t * c->v_stride);
         }
     }
@@ -551,13 +551,12 @@ void cpu_copy_page(struct backend *be, int dst, int src, int n_pos)
 {
     struct cpu *c = cpu_of(be);
     assert(n_pos >= 0 && n_pos <= KV_PAGE);
-    size_t k_elems = (size_t)c->shape.head_dim * KV_PAGE;
+    size_t k_elems = (size_t)c->shape.head_dim * KV_PAGE, group_elems = (size_t)c->shape.head_dim * CPU_KEYS;
     for (int layer = 0; layer < c->shape.n_layers; layer++) {
         for (int h = 0; h < c->shape.n_kv; h++) {
             uint16_t *to = kv_of(c, layer, dst, h);
             const uint16_t *from = kv_of(c, layer, src, h);
-            for (int d = 0; d < c->shape.head_dim; d++)
-                memcpy(to + d * KV_PAGE, from + d * KV_PAGE, (size_t)n_pos * sizeof *to);
+            memcpy(to, from, (size_t)((n_pos + CPU_KEYS - 1) / CPU_KEYS) * group_elems * sizeof *to); /* whole groups; nobody reads beyond n_pos */
             memcpy(to + k_elems, from + k_elems, (size_t)n_pos * (size_t)c->v_stride * sizeof *to);
         }
     }

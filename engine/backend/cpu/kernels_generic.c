@@ -92,8 +92,9 @@ static void attend_chunk(const struct attend_job *j, const float *q, const struc
     float p[KV_PAGE] = {0}, m = -INFINITY;
     for (int t = lo; t <= hi; t++) {
         float chain = 0.0f;
+        const uint16_t *k = page->k + kv_key(t, j->head_dim);
         for (int d = 0; d < j->head_dim; d++)
-            chain = fmaf(num_f32_from_f16(page->k[(size_t)d * KV_PAGE + (size_t)t]), q[d], chain);
+            chain = fmaf(num_f32_from_f16(k[d * CPU_KEYS]), q[d], chain);
         p[t] = j->scale * chain;
         m = p[t] > m ? p[t] : m;
     }
