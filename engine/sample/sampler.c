@@ -440,7 +440,7 @@ static void top_p_of_row(struct sampler *s, const struct row *r, float top_p)
 {
     double target = (double)top_p * sum_weights(s, r);
     bool found = false;
-    for (float depth = 6; depth < 40 && !found; depth *= 1.375f) { /* a larger step would list ten times what it needs */
+    for (float depth = 7; depth < 40 && !found; depth *= 1.25f) { /* a larger step would list ten times what it needs */
         gather(s, r, r->max - depth / r->scale, INFINITY);
         found = outweighs(s, target);
     }
