@@ -1,4 +1,4 @@
-/* gemm_avx512.c: stripes of 32 outputs times up to 6 rows at once, AVX-512 with VNNI.
+/* gemm_avx512.c: stripes of 32 outputs times rows, AVX-512 with VNNI.
  *
  * For output n of lane l and row m:  out[m][n] = dot(w[n], x[m]) in the order of quant.h.
  *
@@ -9,12 +9,26 @@
  * slot-major in memory; sums of finished slots wait in first-level cache as the partial results of a binary counter, 3 at most.
  *
  * Types with a scale per 16 values need the two halves' sums apart: (float)isum = s0 * S0 + s1 * S1 is exact in f32 (below 2^24), one more
- * register set, so MR = 4 there.
+ * register set, so MR = 4 there. Types with one integer scale save the conversion: sums start at the bits of MAGIC = 1.5 * 2^23, whose float then is
+ * MAGIC + isum, and fma(MAGIC + isum, scale, -MAGIC * scale) = isum * scale exactly.
  *
- * `tile` is one function, inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or
- * the accumulators would live on the stack. Measured on the prototype: unpacking to a byte tile first, 8 unrolled slot passes and asm were slower.
- * */
+ * Up to a tile of rows (`by_tiles`), weights are unpacked in registers as they are used: memory is the limit there. For more (`by_panels`), the
+ * blocks of a slot, 8 at most at a time, are unpacked once into a panel in first-level cache - bytes as Q8_0 has them, scales as f32 - and all tiles
+ * of rows run over the panel. While they do, they ask for the lines of the next one.
+ *
+ * Bounds: of the two ports that execute 512-bit arithmetic, a block of 32 x 32 takes 16 slots a row for products, 6 for conversion, d * d' and fma
+ * (8 with a minimum, 8 with an integer scale and a minimum, 12 with halves): 73, 67, 67 and 57 % of vpdpbusd's own rate; a panel in first-level cache
+ * runs at 90 % of that. Measured on a Xeon of the Sapphire Rapids kind against unpacking in each tile of rows, 48 rows: Q5_0 1.3, Q6_K 1.3, Q4_K 1.2,
+ * Q4_1 1.1 times as fast; Q8_0, with nothing to unpack but scales, 0.95, so it stays with tiles.
+ *
+ * Tried there and slower: float accumulators in memory with tiles of 8 or 12 rows (0.8), 8 rows x 16 outputs twice (0.7), embedded broadcasts of the
+ * activations (0.83 of the rate of products alone), tiles of 4 vectors x 3 rows (0.95). Tried on the prototype and slower: 8 unrolled slot passes,
+ * asm.
+ *
+ * Each tile function is inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or
+ * the accumulators would live on the stack. */
 #include <immintrin.h>
+#include <limits.h>
 
 #include "engine/backend/cpu/gemm.h"
 #include "engine/backend/cpu/pack.h"
@@ -22,7 +36,29 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #define MR_MAX 6
+#define MR_HALVES 4
+#define MAGIC 12582912.0f
+#define PANEL_BLOCKS 8 /* of a slot that are unpacked at a time */
 #define AHEAD_BYTES 4096 /* how far a single-tile pass asks ahead of its loads */
+
+ALWAYS_INLINE bool has_halves(const int scale)
+{
+    return scale == PACK_K_HALVES || scale == PACK_K_HALVES6 || scale == PACK_K_HALVES_MIN;
+}
+
+/* Rows of a register tile. */
+ALWAYS_INLINE int mr_of(const int scale)
+{
+    return has_halves(scale) ? MR_HALVES : MR_MAX;
+}
+
+/* d of a stripe's superblocks; of dmin where there are minima. */
+ALWAYS_INLINE size_t header_bytes_of(const int scale, size_t min_at)
+{
+    if (scale == PACK_F16 || scale == PACK_F16_MIN || scale == PACK_FLOAT)
+        return 0;
+    return scale == PACK_K_MIN || scale == PACK_K_HALVES_MIN ? 2 * min_at : min_at;
+}
 
 struct pass {
     const uint8_t *stripe;
@@ -91,11 +127,21 @@ ALWAYS_INLINE __m512i small_weights(const int bits, const uint8_t *tile, const i
     return w;
 }
 
+/* What unpacking adds to unsigned weights to make their offset 128: the operand carries what that adds too much, -128 sum(q'). */
+ALWAYS_INLINE int base_of(const int bits, const int offset, const int scale)
+{
+    return scale == PACK_F16 && bits != 8 ? 128 - offset : 0;
+}
+
 /* 64 unsigned weights: those of line (v, g), half h, of a tile whose nibbles are loaded. */
-ALWAYS_INLINE __m512i weights(const int bits, const uint8_t *tile, __m512i nibbles, const int v, const int g, const int h)
+ALWAYS_INLINE __m512i weights(const int bits, const int base, const uint8_t *tile, __m512i nibbles, const int v, const int g, const int h)
 {
     const __m512i low4 = _mm512_set1_epi8(15);
-    __m512i w = _mm512_and_si512(h == 0 ? nibbles : _mm512_srli_epi16(nibbles, 4), low4);
+    __m512i w = h == 0 ? nibbles : _mm512_srli_epi16(nibbles, 4);
+    if (base == 112)
+        w = _mm512_ternarylogic_epi32(w, low4, _mm512_set1_epi8(112), 0xea); /* (w & 15) | 112 */
+    else
+        w = _mm512_add_epi8(_mm512_and_si512(w, low4), _mm512_set1_epi8((char)base));
     if (bits == 5) {
         uint64_t mask;
         memcpy(&mask, tile + 512 + ((v * 2 + g) * 2 + h) * 8, sizeof mask);
@@ -120,7 +166,7 @@ ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, 
             else if (bits <= 3)
                 w[g] = small_weights(bits, tile, v, g, h);
             else
-                w[g] = weights(bits, tile, _mm512_loadu_si512(tile + (v * 2 + g) * 64), v, g, h);
+                w[g] = weights(bits, 0, tile, _mm512_loadu_si512(tile + (v * 2 + g) * 64), v, g, h);
         }
         UNROLL for (int m = 0; m < mr; m++) {
             __m512i a = broadcast4(q + m * QUANT_BLOCK + 16 * h + 4 * v);
@@ -131,7 +177,7 @@ ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, 
 }
 
 /* Both halves, each nibble line loaded once. */
-ALWAYS_INLINE void whole_sums(const int bits, const int mr, const uint8_t *tile, const int8_t *q, __m512i sums[MR_MAX][2])
+ALWAYS_INLINE void whole_sums(const int bits, const int base, const int mr, const uint8_t *tile, const int8_t *q, __m512i sums[MR_MAX][2])
 {
     if (bits == 8) {
         half_sums(8, mr, tile, q, 0, sums);
@@ -141,7 +187,7 @@ ALWAYS_INLINE void whole_sums(const int bits, const int mr, const uint8_t *tile,
     UNROLL for (int v = 0; v < 4; v++) {
         __m512i lines[2] = {_mm512_loadu_si512(tile + v * 128), _mm512_loadu_si512(tile + v * 128 + 64)};
         UNROLL for (int h = 0; h < 2; h++) {
-            __m512i w0 = weights(bits, tile, lines[0], v, 0, h), w1 = weights(bits, tile, lines[1], v, 1, h);
+            __m512i w0 = weights(bits, base, tile, lines[0], v, 0, h), w1 = weights(bits, base, tile, lines[1], v, 1, h);
             UNROLL for (int m = 0; m < mr; m++) {
                 __m512i a = broadcast4(q + m * QUANT_BLOCK + 16 * h + 4 * v);
                 sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], w0, a);
@@ -151,12 +197,12 @@ ALWAYS_INLINE void whole_sums(const int bits, const int mr, const uint8_t *tile,
     }
 }
 
-/* What the accumulators of a block start with: -offset * sum(q'), from bias = -128 * sum(q'). */
-ALWAYS_INLINE __m512i start_value(const int offset, int32_t bias)
+/* What the integer sums of a block start with: what the offset adds too much, or the bits of MAGIC. */
+ALWAYS_INLINE __m512i start_value(const int offset, const int scale, int32_t bias)
 {
-    if (offset == 0)
-        return _mm512_setzero_si512();
-    return _mm512_set1_epi32(offset == 128 ? bias : offset == 16 ? bias >> 3 : bias >> 4);
+    if (scale == PACK_K_MIN)
+        return _mm512_castps_si512(_mm512_set1_ps(MAGIC));
+    return offset == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(bias);
 }
 
 /* One block of a type with one scale per 32 values. `header` is the superblock's d (and dmin min_at bytes later) for K types. */
@@ -165,21 +211,20 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
 {
     __m512i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
-        sums[m][0] = sums[m][1] = start_value(offset, x->bias[at + (size_t)m]);
-    whole_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, sums);
+        sums[m][0] = sums[m][1] = start_value(offset, scale, x->bias[at + (size_t)m]);
+    whole_sums(bits, base_of(bits, offset, scale), mr, tile, x->q + at * QUANT_BLOCK, sums);
     const uint8_t *scales = tile + bits * 128;
     UNROLL for (int g = 0; g < 2; g++) {
-        __m512 d = scale == PACK_K_MIN ? f16x16(header + 32 * g) : f16x16(scales + 32 * g), sub, min;
+        __m512 d = scale == PACK_K_MIN ? f16x16(header + 32 * g) : f16x16(scales + 32 * g), sub, less, min;
         if (scale == PACK_K_MIN) {
             sub = u8x16(scales + 16 * g);
+            less = _mm512_mul_ps(sub, _mm512_set1_ps(-MAGIC));
             min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g));
         } else if (scale == PACK_F16_MIN) {
             min = f16x16(scales + 64 + 32 * g);
         }
         UNROLL for (int m = 0; m < mr; m++) {
-            __m512 isum = _mm512_cvtepi32_ps(sums[m][g]);
-            if (scale == PACK_K_MIN)
-                isum = _mm512_mul_ps(isum, sub);
+            __m512 isum = scale == PACK_K_MIN ? _mm512_fmadd_ps(_mm512_castsi512_ps(sums[m][g]), sub, less) : _mm512_cvtepi32_ps(sums[m][g]);
             acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum, acc[m][g]);
             if (scale == PACK_K_MIN)
                 acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
@@ -273,9 +318,8 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
     _Alignas(64) float part[3][MR_MAX * 32];
     __m512 acc[MR_MAX][2];
     const struct operand *x = p->x;
-    const bool k_type = scale != PACK_F16 && scale != PACK_F16_MIN && scale != PACK_FLOAT;
     size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
-    const uint8_t *tile = p->stripe + (k_type ? min_at * (scale == PACK_K_HALVES || scale == PACK_K_HALVES6 ? 1 : 2) : 0), *ahead = p->ahead;
+    const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *ahead = p->ahead;
     UNROLL for (int m = 0; m < mr; m++)
         UNROLL for (int g = 0; g < 2; g++)
             _mm_prefetch((const char *)(p->out + (size_t)m * p->ld + 16 * g), _MM_HINT_T0);
@@ -289,7 +333,7 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
                 _mm_prefetch((const char *)ahead, _MM_HINT_T0);
             if (scale == PACK_FLOAT)
                 block_float(type, mr, tile, x, at, acc);
-            else if (scale == PACK_K_HALVES || scale == PACK_K_HALVES6 || scale == PACK_K_HALVES_MIN)
+            else if (has_halves(scale))
                 block_halves(bits, scale, mr, tile, header, min_at, x, at, acc);
             else
                 block_whole(bits, offset, scale, mr, tile, header, min_at, x, at, acc);
@@ -301,11 +345,278 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
             _mm512_storeu_ps(p->out + (size_t)m * p->ld + 16 * g, acc[m][g]);
 }
 
-/* All rows, in tiles as even as can be; lines of what comes next are asked for evenly over the tiles. */
-ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr_max, struct pass *p,
+/* ---- more rows than a tile: weights unpacked once for all of them ---- */
+
+/* Up to PANEL_BLOCKS blocks of a stripe, all of one slot: bytes as Q8_0's tile has them, scales as f32. A type with one integer scale has it in
+ * scale[0], and -MAGIC times it in scale[1]. */
+struct panel {
+    _Alignas(64) uint8_t bytes[PANEL_BLOCKS][1024];
+    float d[PANEL_BLOCKS][32], scale[PANEL_BLOCKS][2][32], min[PANEL_BLOCKS][2][32];
+};
+
+/* All rows over a panel. */
+struct panel_rows {
+    const struct operand *x;
+    size_t at;            /* the first block of the first row in the operand */
+    int n_blocks;
+    const float *unfinished; /* [m][32] the slot's sums so far, or NULL if it begins here */
+    int n_below;          /* partial sums of earlier slots that the slot's sums join */
+    const float *part;    /* [3][CPU_ITEM_ROWS][32] these partial sums */
+    float *to;            /* where the sums go then, rows ld apart */
+    size_t ld;
+    const uint8_t *ahead; /* lines to ask for, `ahead_lines` a block */
+    int ahead_lines;
+};
+
+ALWAYS_INLINE void unpack(const int bits, const int scale, const int base, const uint8_t *tile, const uint8_t *header, size_t min_at,
+                          struct panel *to, int i)
+{
+    if (bits <= 3) {
+        UNROLL for (int v = 0; v < 8; v++) {
+            UNROLL for (int g = 0; g < 2; g++) { /* Q3_K moves to Q6_K's offset */
+                __m512i w = small_weights(bits, tile, v % 4, g, v / 4);
+                _mm512_store_si512(to->bytes[i] + (2 * v + g) * 64, _mm512_add_epi8(w, _mm512_set1_epi8(scale == PACK_K_HALVES6 ? 28 : 0)));
+            }
+        }
+    }
+    if (bits == 4 || bits == 5 || bits == 6) {
+        UNROLL for (int v = 0; v < 4; v++) {
+            UNROLL for (int g = 0; g < 2; g++) {
+                __m512i line = _mm512_loadu_si512(tile + (v * 2 + g) * 64);
+                _mm512_store_si512(to->bytes[i] + (2 * v + g) * 64, weights(bits, base, tile, line, v, g, 0));
+                _mm512_store_si512(to->bytes[i] + (2 * (v + 4) + g) * 64, weights(bits, base, tile, line, v, g, 1));
+            }
+        }
+    }
+    const uint8_t *scales = tile + bits * 128;
+    UNROLL for (int g = 0; g < 2; g++) {
+        if (scale == PACK_F16 || scale == PACK_F16_MIN)
+            _mm512_store_ps(to->d[i] + 16 * g, f16x16(scales + 32 * g));
+        else
+            _mm512_store_ps(to->d[i] + 16 * g, f16x16(header + 32 * g));
+        if (scale == PACK_F16_MIN)
+            _mm512_store_ps(to->min[i][0] + 16 * g, f16x16(scales + 64 + 32 * g));
+        if (scale == PACK_K_MIN) {
+            __m512 sub = u8x16(scales + 16 * g);
+            _mm512_store_ps(to->scale[i][0] + 16 * g, sub);
+            _mm512_store_ps(to->scale[i][1] + 16 * g, _mm512_mul_ps(sub, _mm512_set1_ps(-MAGIC)));
+            _mm512_store_ps(to->min[i][0] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g)));
+        }
+        if (!has_halves(scale))
+            continue;
+        UNROLL for (int h = 0; h < 2; h++) {
+            _mm512_store_ps(to->scale[i][h] + 16 * g, half_scale(scale, scales, g, h));
+            if (scale == PACK_K_HALVES_MIN)
+                _mm512_store_ps(to->min[i][h] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h)));
+        }
+    }
+}
+
+/* Adds to sums[m][g] the values of lines `first` to `last` of a block. `q` is the first row's 32 bytes. */
+ALWAYS_INLINE void panel_sums(const int mr, const uint8_t *bytes, const int8_t *q, const int first, const int last, __m512i sums[MR_MAX][2])
+{
+    UNROLL for (int v = first; v < last; v++) {
+        __m512i w0 = _mm512_loadu_si512(bytes + v * 128), w1 = _mm512_loadu_si512(bytes + v * 128 + 64);
+        UNROLL for (int m = 0; m < mr; m++) {
+            __m512i a = broadcast4(q + m * QUANT_BLOCK + 4 * v);
+            sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], w0, a);
+            sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], w1, a);
+        }
+    }
+}
+
+/* One block of mr rows, added to the slot's sums. */
+ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel *w, int i, const struct operand *x, size_t at,
+                               __m512 acc[MR_MAX][2])
+{
+    __m512i sums[MR_MAX][2];
+    UNROLL for (int m = 0; m < mr; m++)
+        sums[m][0] = sums[m][1] = start_value(scale == PACK_F16, scale, x->bias[at + (size_t)m]);
+    panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 0, 8, sums);
+    UNROLL for (int g = 0; g < 2; g++) {
+        __m512 d = _mm512_load_ps(w->d[i] + 16 * g), sub = _mm512_load_ps(w->scale[i][0] + 16 * g), min = _mm512_load_ps(w->min[i][0] + 16 * g);
+        __m512 c = _mm512_load_ps(w->scale[i][1] + 16 * g);
+        UNROLL for (int m = 0; m < mr; m++) {
+            __m512 isum;
+            if (scale == PACK_K_MIN)
+                isum = _mm512_fmadd_ps(_mm512_castsi512_ps(sums[m][g]), sub, c);
+            else
+                isum = _mm512_cvtepi32_ps(sums[m][g]);
+            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum, acc[m][g]);
+            if (scale == PACK_K_MIN)
+                acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
+            if (scale == PACK_F16_MIN)
+                acc[m][g] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
+        }
+    }
+}
+
+/* The same of a type with a scale per 16 values. */
+ALWAYS_INLINE void panel_block_halves(const int scale, const int mr, const struct panel *w, int i, const struct operand *x,
+                                      size_t at, __m512 acc[MR_MAX][2])
+{
+    __m512 isum[MR_MAX][2];
+    UNROLL for (int h = 0; h < 2; h++) {
+        __m512i sums[MR_MAX][2];
+        UNROLL for (int m = 0; m < mr; m++)
+            sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
+        panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 4 * h, 4 * h + 4, sums);
+        UNROLL for (int g = 0; g < 2; g++) {
+            __m512 sub = _mm512_load_ps(w->scale[i][h] + 16 * g);
+            UNROLL for (int m = 0; m < mr; m++) {
+                __m512 s = _mm512_cvtepi32_ps(sums[m][g]);
+                isum[m][g] = h == 0 ? _mm512_mul_ps(s, sub) : _mm512_fmadd_ps(s, sub, isum[m][g]);
+            }
+        }
+    }
+    UNROLL for (int g = 0; g < 2; g++) {
+        __m512 d = _mm512_load_ps(w->d[i] + 16 * g);
+        UNROLL for (int m = 0; m < mr; m++) {
+            float dx = x->d[at + (size_t)m];
+            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(dx)), isum[m][g], acc[m][g]);
+            if (scale != PACK_K_HALVES_MIN)
+                continue;
+            UNROLL for (int h = 0; h < 2; h++) { /* half = -32 sum(q'): the division is exact */
+                float s = dx * ((float)x->half[h][at + (size_t)m] * -0x1p-5f);
+                acc[m][g] = _mm512_fnmadd_ps(_mm512_load_ps(w->min[i][h] + 16 * g), _mm512_set1_ps(s), acc[m][g]);
+            }
+        }
+    }
+}
+
+/* mr rows of a panel, and the fold where it ends a slot: the slot's sums join the partial sums below, as the carries of a binary counter. */
+ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel *w, const struct panel_rows *p)
+{
+    size_t at = p->at;
+    __m512 acc[MR_MAX][2];
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int g = 0; g < 2; g++)
+            acc[m][g] = p->unfinished != NULL ? _mm512_load_ps(p->unfinished + 32 * m + 16 * g) : _mm512_setzero_ps();
+    const uint8_t *ahead = p->ahead;
+    for (int i = 0; i < p->n_blocks; i++, at += (size_t)p->x->stride) {
+        for (int line = 0; line < p->ahead_lines; line++, ahead += 64)
+            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        if (has_halves(scale))
+            panel_block_halves(scale, mr, w, i, p->x, at, acc);
+        else
+            panel_block(scale, mr, w, i, p->x, at, acc);
+    }
+    for (int level = 0; level < p->n_below; level++)
+        UNROLL for (int m = 0; m < mr; m++)
+            UNROLL for (int g = 0; g < 2; g++)
+                acc[m][g] = _mm512_add_ps(_mm512_load_ps(p->part + level * CPU_ITEM_ROWS * 32 + 32 * m + 16 * g), acc[m][g]);
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int g = 0; g < 2; g++)
+            _mm512_storeu_ps(p->to + (size_t)m * p->ld + 16 * g, acc[m][g]);
+}
+
+/* Rows of a panel, in tiles as even as can be. One copy for each kind of scale. */
+ALWAYS_INLINE void panel_tiles(const int scale, const struct panel *w, struct panel_rows p, int n_rows)
+{
+    const int mr_max = mr_of(scale);
+    int n_tiles = (n_rows + mr_max - 1) / mr_max;
+    for (int t = 0; t < n_tiles; t++) {
+        int mr = (n_rows + n_tiles - 1 - t) / n_tiles;
+        switch (mr) {
+        case 2: if (mr_max == MR_HALVES) panel_tile(scale, 2, w, &p); break; /* 5 rows are 3 + 2; 7 are 4 + 3 */
+        case 3: panel_tile(scale, 3, w, &p); break;
+        case 4: panel_tile(scale, 4, w, &p); break;
+        case 5: if (mr_max > 4) panel_tile(scale, 5, w, &p); break;
+        case 6: if (mr_max > 4) panel_tile(scale, 6, w, &p); break;
+        }
+        p.at += (size_t)mr;
+        p.part += (size_t)mr * 32;
+        if (p.unfinished != NULL)
+            p.unfinished += (size_t)mr * 32;
+        p.to += (size_t)mr * p.ld;
+        p.ahead += (size_t)(p.ahead_lines * p.n_blocks) * 64;
+    }
+}
+
+static __attribute__((noinline)) void panel_f16(const struct panel *w, const struct panel_rows *p, int n_rows)
+{
+    panel_tiles(PACK_F16, w, *p, n_rows);
+}
+
+static __attribute__((noinline)) void panel_f16_min(const struct panel *w, const struct panel_rows *p, int n_rows)
+{
+    panel_tiles(PACK_F16_MIN, w, *p, n_rows);
+}
+
+static __attribute__((noinline)) void panel_k_min(const struct panel *w, const struct panel_rows *p, int n_rows)
+{
+    panel_tiles(PACK_K_MIN, w, *p, n_rows);
+}
+
+static __attribute__((noinline)) void panel_halves(const struct panel *w, const struct panel_rows *p, int n_rows)
+{
+    panel_tiles(PACK_K_HALVES, w, *p, n_rows);
+}
+
+static __attribute__((noinline)) void panel_halves_min(const struct panel *w, const struct panel_rows *p, int n_rows)
+{
+    panel_tiles(PACK_K_HALVES_MIN, w, *p, n_rows);
+}
+
+/* The tiles of rows of one kind of scale. */
+ALWAYS_INLINE void panel_any(const int scale, const struct panel *w, const struct panel_rows *p, int n_rows)
+{
+    if (scale == PACK_F16)
+        panel_f16(w, p, n_rows);
+    else if (scale == PACK_F16_MIN)
+        panel_f16_min(w, p, n_rows);
+    else if (scale == PACK_K_MIN)
+        panel_k_min(w, p, n_rows);
+    else if (scale != PACK_K_HALVES_MIN)
+        panel_halves(w, p, n_rows);
+    else
+        panel_halves_min(w, p, n_rows);
+}
+
+/* More rows than a tile, CPU_ITEM_ROWS at most: panel after panel, all rows of each. */
+ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, const int tile_bytes, const struct pass *pass, int n_rows,
+                             const uint8_t *ahead)
+{
+    _Alignas(64) float part[4][CPU_ITEM_ROWS * 32];
+    struct panel w;
+    const struct operand *x = pass->x;
+    const int mr_max = mr_of(scale), n_tiles = (n_rows + mr_max - 1) / mr_max;
+    size_t min_at = (size_t)(pass->n_cols / 256) * 64, header_bytes = header_bytes_of(scale, min_at);
+    const uint8_t *tile = pass->stripe + header_bytes;
+    struct panel_rows p = {.x = x, .at = (size_t)pass->row};
+    for (int j = 0; j < QUANT_SLOTS; j++) {
+        int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j), done = 0;
+        do {
+            int n_panels = (n - done + PANEL_BLOCKS - 1) / PANEL_BLOCKS;
+            p.n_blocks = n_panels == 0 ? 0 : (n - done + n_panels - 1) / n_panels;
+            for (int i = 0; i < p.n_blocks; i++, tile += tile_bytes)
+                unpack(bits, scale, base_of(bits, offset, scale), tile, pass->stripe + (size_t)(done + i) * 64, min_at, &w, i);
+            p.unfinished = done > 0 ? part[3] : NULL;
+            done += p.n_blocks;
+            p.n_below = done < n ? 0 : (j & 1) == 0 ? 0 : (j & 2) == 0 ? 1 : (j & 4) == 0 ? 2 : 3;
+            p.part = part[0];
+            p.to = done < n ? part[3] : part[p.n_below];
+            p.ld = 32;
+            p.ahead = tile;
+            size_t ahead_bytes = (size_t)p.n_blocks * (size_t)tile_bytes;
+            if (j == QUANT_SLOTS - 1 && done == n) {
+                p.to = pass->out;
+                p.ld = pass->ld;
+                p.ahead = ahead;
+                ahead_bytes = header_bytes + (size_t)operand_slot_start(x->n_blocks, 1) * (size_t)tile_bytes;
+            }
+            p.ahead_lines = p.ahead == NULL || p.n_blocks == 0 ? 0 : (int)(ahead_bytes / 64 / (size_t)(p.n_blocks * n_tiles)) + 1;
+            panel_any(scale, &w, &p, n_rows);
+            p.at += (size_t)p.n_blocks * (size_t)x->stride;
+        } while (done < n);
+    }
+}
+
+/* Rows in tiles as even as can be; lines of what comes next are asked for evenly over the tiles. */
+ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p,
                             int n_rows, const uint8_t *ahead)
 {
-    const int lines = (tile_bytes + 63) / 64;
+    const int mr_max = mr_of(scale), lines = (tile_bytes + 63) / 64;
     int n_tiles = (n_rows + mr_max - 1) / mr_max, per_tile = (lines + n_tiles - 1) / n_tiles, left = lines;
     for (int i = 0; i < n_tiles; i++) {
         int mr = (n_rows + n_tiles - 1 - i) / n_tiles;
@@ -330,24 +641,40 @@ ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, co
     }
 }
 
+/* Few rows by tiles, more by panels. Nibbles are unpacked for so little that panels pay later there; floats and bytes are used as they lie. */
+ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p, int n_rows,
+                            const uint8_t *ahead)
+{
+    const int mr_max = mr_of(scale), most = bits >= 8 ? INT_MAX : bits == 4 && scale != PACK_K_MIN ? 2 * mr_max : mr_max;
+    while (n_rows > most) {
+        int n = n_rows < CPU_ITEM_ROWS ? n_rows : CPU_ITEM_ROWS;
+        by_panels(bits, offset, scale, tile_bytes, p, n, n < n_rows ? NULL : ahead);
+        p->row += n;
+        p->out += (size_t)n * p->ld;
+        n_rows -= n;
+    }
+    if (n_rows > 0)
+        by_tiles(type, bits, offset, scale, tile_bytes, p, n_rows, ahead);
+}
+
 void gemm_avx512(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead)
 {
     struct pass p = {s->w, n_cols, x, r0, out, ld, NULL, 0};
     int n = r1 - r0;
     switch (s->type) {
-    case TENSOR_F32: all_rows(TENSOR_F32, 32, 0, PACK_FLOAT, 4096, 6, &p, n, ahead); break;
-    case TENSOR_F16: all_rows(TENSOR_F16, 16, 0, PACK_FLOAT, 2048, 6, &p, n, ahead); break;
-    case TENSOR_BF16: all_rows(TENSOR_BF16, 16, 0, PACK_FLOAT, 2048, 6, &p, n, ahead); break;
-    case TENSOR_Q4_0: all_rows(TENSOR_Q4_0, 4, 8, PACK_F16, 576, 6, &p, n, ahead); break;
-    case TENSOR_Q4_1: all_rows(TENSOR_Q4_1, 4, 0, PACK_F16_MIN, 640, 6, &p, n, ahead); break;
-    case TENSOR_Q5_0: all_rows(TENSOR_Q5_0, 5, 16, PACK_F16, 704, 6, &p, n, ahead); break;
-    case TENSOR_Q5_1: all_rows(TENSOR_Q5_1, 5, 0, PACK_F16_MIN, 768, 6, &p, n, ahead); break;
-    case TENSOR_Q8_0: all_rows(TENSOR_Q8_0, 8, 128, PACK_F16, 1088, 6, &p, n, ahead); break;
-    case TENSOR_Q2_K: all_rows(TENSOR_Q2_K, 2, 0, PACK_K_HALVES_MIN, 320, 4, &p, n, ahead); break;
-    case TENSOR_Q3_K: all_rows(TENSOR_Q3_K, 3, 4, PACK_K_HALVES6, 432, 4, &p, n, ahead); break;
-    case TENSOR_Q4_K: all_rows(TENSOR_Q4_K, 4, 0, PACK_K_MIN, 576, 6, &p, n, ahead); break;
-    case TENSOR_Q5_K: all_rows(TENSOR_Q5_K, 5, 0, PACK_K_MIN, 704, 6, &p, n, ahead); break;
-    case TENSOR_Q6_K: all_rows(TENSOR_Q6_K, 6, 32, PACK_K_HALVES, 832, 4, &p, n, ahead); break;
+    case TENSOR_F32: all_rows(TENSOR_F32, 32, 0, PACK_FLOAT, 4096, &p, n, ahead); break;
+    case TENSOR_F16: all_rows(TENSOR_F16, 16, 0, PACK_FLOAT, 2048, &p, n, ahead); break;
+    case TENSOR_BF16: all_rows(TENSOR_BF16, 16, 0, PACK_FLOAT, 2048, &p, n, ahead); break;
+    case TENSOR_Q4_0: all_rows(TENSOR_Q4_0, 4, 8, PACK_F16, 576, &p, n, ahead); break;
+    case TENSOR_Q4_1: all_rows(TENSOR_Q4_1, 4, 0, PACK_F16_MIN, 640, &p, n, ahead); break;
+    case TENSOR_Q5_0: all_rows(TENSOR_Q5_0, 5, 16, PACK_F16, 704, &p, n, ahead); break;
+    case TENSOR_Q5_1: all_rows(TENSOR_Q5_1, 5, 0, PACK_F16_MIN, 768, &p, n, ahead); break;
+    case TENSOR_Q8_0: all_rows(TENSOR_Q8_0, 8, 128, PACK_F16, 1088, &p, n, ahead); break;
+    case TENSOR_Q2_K: all_rows(TENSOR_Q2_K, 2, 0, PACK_K_HALVES_MIN, 320, &p, n, ahead); break;
+    case TENSOR_Q3_K: all_rows(TENSOR_Q3_K, 3, 4, PACK_K_HALVES6, 432, &p, n, ahead); break;
+    case TENSOR_Q4_K: all_rows(TENSOR_Q4_K, 4, 0, PACK_K_MIN, 576, &p, n, ahead); break;
+    case TENSOR_Q5_K: all_rows(TENSOR_Q5_K, 5, 0, PACK_K_MIN, 704, &p, n, ahead); break;
+    case TENSOR_Q6_K: all_rows(TENSOR_Q6_K, 6, 32, PACK_K_HALVES, 832, &p, n, ahead); break;
     default: assert(!"a stripe has one of the 13 types");
     }
 }

@@ -412,6 +412,17 @@ static void test_every_type_gives_the_same_bits_everywhere(void **state)
         compare_all(&(struct spec){"super", 66, 256, 256, 4, 2, 64, 45, 64, false, false, false, false, 0, ACT_SILU, ALL(super[i])});
 }
 
+static void test_long_rows_give_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    static const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q5_1, TENSOR_Q2_K,
+                                             TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_F16};
+    for (int i = 0; i < n_tried(11); i++) /* slots of 9 and 10 blocks; kernels cut them at 8 */
+        compare_all(&(struct spec){.name = "long", .n_pos = 66, .d_model = 32, .d_ff = 2304 + 256 * (i % 2), .n_head = 1, .n_kv = 1, .head_dim = 32,
+                                   .n_vocab = 33, .rope_dims = 32, .act = ACT_SILU, .q = TENSOR_Q8_0, .k = TENSOR_Q8_0, .v = TENSOR_Q8_0,
+                                   .o = TENSOR_Q8_0, .gate = TENSOR_Q8_0, .up = TENSOR_Q8_0, .down = types[i], .vocab = TENSOR_Q8_0});
+}
+
 static void test_mixed_types_windows_and_norms_give_the_same_bits_everywhere(void **state)
 {
     (void)state;
@@ -693,6 +704,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_type_gives_the_same_bits_everywhere),
+        cmocka_unit_test(test_long_rows_give_the_same_bits_everywhere),
         cmocka_unit_test(test_mixed_types_windows_and_norms_give_the_same_bits_everywhere),
         cmocka_unit_test(test_a_product_is_the_canonical_dot),
         cmocka_unit_test(test_odd_shapes_give_the_same_bits_everywhere),
