@@ -7,10 +7,10 @@
  * `context`. Each step is repeated; a figure is the median over steps of the operation's time summed over layers.
  *
  * GB/s counts the weights of matrices, the pages of attention and the values of row operations once each; Gop/s counts multiplications and additions
- * of matrices (int8) and attention (f32). The bound is the longer of the bytes at the measured read rate (of the weights as they lie, where weights
- * are read; of a working set of that many bytes otherwise) and the operations at the measured peak; `of bound` is bound / time. Row operations
- * store as
- * much as they read and run on one thread where they are short, so their bound is far away by nature: what counts for them is the share.
+ * of matrices (int8) and attention (f32). The bound is the longer of the bytes at the measured read rate and the operations at the measured peak;
+ * `of bound` is bound / time. Weights and pages are held against a plain read of the weights as they lie, just before and after; values of row
+ * operations against a working set of as many bytes. Row operations store as much as they read and run on one thread where they are short, so their
+ * bound is far away by nature: what counts for them is the share.
  *
  * -p, with one thread: processor time instead of the clock on the wall, for a machine that is not quiet. */
 #include <assert.h>
@@ -39,7 +39,7 @@ static const char *const op_names[N_OPS] = {"rope tables, begin", "embed", "norm
 struct work {
     int n_calls;
     double s, bytes, int8_ops, f32_ops;
-    bool weights;
+    bool weights, pages; /* the weights pass through the caches between two reads of a page, so pages come from where the weights do */
 };
 
 /* A backend that times another. */
@@ -93,6 +93,7 @@ static void count_attend(struct work *w, const struct hparams *hp, const struct 
         seen += n;
         read += first_of_seq ? n : 1; /* the next row sees one more */
     }
+    w->pages = true;
     w->f32_ops += 4.0 * seen * hp->n_head * hp->head_dim;
     w->bytes += read * hp->n_kv * hp->head_dim * 2 * (double)sizeof(uint16_t);
 }
@@ -290,7 +291,7 @@ static double median_of(double *values, int n)
 static double bound_s(const struct profile *p, const struct work *w, double weights_gbps, const char **by_out)
 {
     int way = p->n_threads > 1;
-    double memory = w->bytes / 1e9 / (w->weights ? weights_gbps : limits_read_gbps(&p->limits, (size_t)w->bytes));
+    double memory = w->bytes / 1e9 / (w->weights || w->pages ? weights_gbps : limits_read_gbps(&p->limits, (size_t)w->bytes));
     double int8 = w->int8_ops / 1e9 / p->limits.int8_gops[way], f32 = w->f32_ops / 1e9 / p->limits.f32_gops[way];
     *by_out = memory >= int8 && memory >= f32 ? "read" : int8 >= f32 ? "int8" : "f32";
     return memory >= int8 && memory >= f32 ? memory : int8 >= f32 ? int8 : f32;

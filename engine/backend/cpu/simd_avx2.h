@@ -123,9 +123,10 @@ static inline vf vf_rint(vf a)
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-static inline vf vf_power_of_2(vf n)
+/* p 2^n for whole n in -126..127, rounded once. */
+static inline vf vf_scale(vf p, vf n)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
 }
 
 static inline vf vf_zero_below(vf v, vf x, float limit)

@@ -87,16 +87,16 @@ static inline vf vf_rint(vf a)
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* 2^n for whole n in -126..127. */
-static inline vf vf_power_of_2(vf n)
+/* p 2^n for whole n in -126..127, rounded once. */
+static inline vf vf_scale(vf p, vf n)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+    return _mm512_scalef_ps(p, n);
 }
 
 /* v, but +0 in lanes where x < limit. */
 static inline vf vf_zero_below(vf v, vf x, float limit)
 {
-    return _mm512_maskz_mov_ps(_mm512_knot(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_LT_OQ)), v);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_NLT_UQ), v);
 }
 
 static inline int vf_any_nan(vf v)
@@ -130,12 +130,15 @@ static inline uint32_t simd_max_bits(const float *x)
 /* q = rint(x * inverse) of 32 values, |q| <= 127, and its sums by halves. */
 static inline void simd_quantise_block(const float *x, float inverse, int8_t *q, int32_t sum[2])
 {
-    __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
-    __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), _mm512_set1_ps(inverse)));
-    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(a));
-    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(b));
-    sum[0] = _mm512_reduce_add_epi32(a);
-    sum[1] = _mm512_reduce_add_epi32(b);
+    __m128i a = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse))));
+    __m128i b = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), _mm512_set1_ps(inverse))));
+    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+    _mm256_storeu_si256((__m256i *)q, both);
+    both = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), both); /* four bytes to a lane; then lanes within each half */
+    both = _mm256_add_epi32(both, _mm256_shuffle_epi32(both, 0x4e));
+    both = _mm256_add_epi32(both, _mm256_shuffle_epi32(both, 0xb1));
+    sum[0] = _mm256_cvtsi256_si32(both);
+    sum[1] = _mm256_extract_epi32(both, 4);
 }
 
 #endif

@@ -130,9 +130,10 @@ static inline vf vf_rint(vf a)
     return vrndnq_f32(a);
 }
 
-static inline vf vf_power_of_2(vf n)
+/* p 2^n for whole n in -126..127, rounded once. */
+static inline vf vf_scale(vf p, vf n)
 {
-    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+    return vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
 }
 
 static inline vf vf_zero_below(vf v, vf x, float limit)

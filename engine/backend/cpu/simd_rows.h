@@ -22,7 +22,7 @@ static inline vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
     p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
     p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
-    return vf_zero_below(vf_mul(p, vf_power_of_2(n)), x, NUM_EXP_MIN);
+    return vf_zero_below(vf_scale(p, n), x, NUM_EXP_MIN);
 }
 
 /* num_fold64 of 64 lanes in FOLD_VECTORS vectors, which are overwritten. */
