@@ -147,8 +147,8 @@ static void size_from_shape(struct cpu *c)
     c->n_score_blocks = c->scores_stride / SCORES_BLOCK;
     c->v_stride = (int)round_up((size_t)s->head_dim, 16);
     c->head_elems = (size_t)KV_PAGE * (size_t)(s->head_dim + c->v_stride);
-    c->page_elems = c->head_elems * (size_t)s->n_kv;
-    c->layer_elems = c->page_elems * (size_t)s->n_pages;
+    c->layer_elems = c->head_elems * (size_t)s->n_kv;
+    c->page_elems = c->layer_elems * (size_t)s->n_layers;
 }
 
 static void cpu_close(struct backend *be)
@@ -217,7 +217,7 @@ static int cpu_open(const struct backend_shape *shape, struct backend **be_out, 
     struct carver place = {c->work, 0};
     carve_all(c, &place);
 
-    c->kv_size = round_up((size_t)shape->n_layers * c->layer_elems * sizeof *c->kv, 4096);
+    c->kv_size = round_up((size_t)shape->n_pages * c->page_elems * sizeof *c->kv, 4096);
     c->kv = map_zeroed(c->kv_size);
     if (c->kv == NULL) {
         err_set(err, ERR_NOMEM, "cannot map %zu MiB for %d KV pages: %s", c->kv_size >> 20, shape->n_pages, strerror(errno));

@@ -166,7 +166,8 @@ struct cpu {
     float **scratch;            /* [n_threads] */
 
     uint16_t *kv;
-    size_t kv_size, head_elems, page_elems, layer_elems; /* elements of one head's K and V, of a page, of a layer */
+    /* Page by page, so that memory is touched as pages are used: huge pages of the system would else be touched in every layer. */
+    size_t kv_size, head_elems, layer_elems, page_elems; /* elements of one head's K and V, of a layer's part of a page, of a page */
     int v_stride;
 
     const struct batch *batch; /* of the step */
