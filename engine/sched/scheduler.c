@@ -44,7 +44,7 @@ struct sched {
     struct seq *waiting, *waiting_last; /* oldest first */
     int n_waiting, n_paused;
     uint64_t next_order;
-    uint64_t last_served;        /* order of the sequence that came first in the last share-out of catch-up rows */
+    uint64_t last_served;        /* order of the sequence that came last in the last share-out of catch-up rows */
     uint64_t preemptions, prefix_queries, prefix_hits;
     bool planned;                /* between plan and commit */
 
@@ -364,8 +364,10 @@ static int fit_out(const struct seq *seq, int take, int max_out, int *n_out)
     return take;
 }
 
-/* Decode rows first, then `chunk` rows for those that catch up: each in turn gets an equal part of what is left, beginning behind the one that
- * began last time. Fills take[]; returns the catch-up rows. */
+/* Decode rows first, then `chunk` rows for those that catch up: each in turn gets an equal part of what is left, but at least a page's worth where
+ * there is so much, beginning behind the one that came last in the step before. Were the parts of many prompts a few rows each, all of them would
+ * have their first token when the last one has, and attention would read each prompt's keys again for those few rows. Fills take[]; returns the
+ * catch-up rows. */
 static int share_out(struct sched *s)
 {
     int out_left = s->limits.max_out, rows_left = s->limits.chunk, n_behind = 0, first = 0;
@@ -384,22 +386,22 @@ static int share_out(struct sched *s)
     assert(out_left >= 0);
     while (first < s->n_running && s->running[first]->order <= s->last_served)
         first++;
-    bool served = false;
+    uint64_t last_served = s->last_served;
     for (int k = 0; k < s->n_running && n_behind > 0 && rows_left > 0; k++) {
         int i = (first + k) % s->n_running, n_out;
         struct seq *seq = s->running[i];
         if (seq->paused || seq_gap(seq) == 0 || seq_is_decoding(seq))
             continue;
-        int part = (rows_left + n_behind - 1) / n_behind, gap = seq_gap(seq);
+        int part = (rows_left + n_behind - 1) / n_behind, least = rows_left < KV_PAGE ? rows_left : KV_PAGE, gap = seq_gap(seq);
+        part = part < least ? least : part;
         s->take[i] = fit_out(seq, part < gap ? part : gap, out_left, &n_out);
         rows_left -= s->take[i];
         out_left -= n_out;
         n_behind--;
-        if (!served && s->take[i] > 0) {
-            served = true;
-            s->last_served = seq->order;
-        }
+        if (s->take[i] > 0)
+            last_served = seq->order;
     }
+    s->last_served = last_served;
     return s->limits.chunk - rows_left;
 }
 

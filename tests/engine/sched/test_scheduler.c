@@ -115,6 +115,27 @@ static void streams_get_their_row_and_prompts_share_the_chunk(void **state)
     seq_destroy(c);
 }
 
+/* Equal parts of few rows would give all of them their first token when the last one has it. */
+static void prompts_that_come_together_are_read_a_page_at_a_time(void **state)
+{
+    (void)state;
+    struct desk d;
+    desk_open(&d, 100, false, 8, 2 * KV_PAGE, 8);
+    struct seq *s[4];
+    for (int i = 0; i < 4; i++)
+        sched_add(d.sched, s[i] = seq_create(KV_PAGE + 20, CAP, 5 + i));
+    for (int i = 0; i < 4; i++) {
+        turn(&d);
+        for (int k = 0; k < 4; k++) {
+            int expected[4][4] = {{KV_PAGE, KV_PAGE, 0, 0}, {0, 0, KV_PAGE, KV_PAGE}, {20, 20, 20, 20}, {1, 1, 1, 1}};
+            assert_int_equal(rows_of(&d, s[k]), expected[i][k]);
+        }
+    }
+    for (int i = 0; i < 4; i++)
+        seq_destroy(s[i]);
+    desk_close(&d);
+}
+
 static void a_chunk_of_one_goes_round(void **state)
 {
     (void)state;
@@ -480,6 +501,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(streams_get_their_row_and_prompts_share_the_chunk),
+        cmocka_unit_test(prompts_that_come_together_are_read_a_page_at_a_time),
         cmocka_unit_test(a_chunk_of_one_goes_round),
         cmocka_unit_test(wanted_rows_stay_within_max_out),
         cmocka_unit_test(the_queue_keeps_the_order_of_arrival),
