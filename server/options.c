@@ -53,7 +53,7 @@ static const struct options_entry table[] = {
     {"engine", "kv_tokens", OPTIONS_INT, AT(kv_tokens), "0", 0, 1 << 28, NULL, "shared KV pool, tokens; 0: from the memory"},
     {"engine", "max_seqs", OPTIONS_INT, AT(max_seqs), "64", 1, 1024, NULL, "sequences that run at once"},
     {"engine", "queue", OPTIONS_INT, AT(queue), "256", 0, 65536, NULL, "sequences that may wait; more get 429"},
-    {"engine", "chunk", OPTIONS_INT, AT(chunk), "512", 1, 8192, NULL, "prompt tokens of all sequences in one step"},
+    {"engine", "chunk", OPTIONS_INT, AT(chunk), "128", 1, 8192, NULL, "prompt tokens of all sequences in one step"},
     {"engine", "prefix_cache", OPTIONS_BOOL, AT(prefix_cache), "on", 0, 0, NULL, "keep and share the KV pages of common prefixes"},
     {"engine", "prefix_cache_scope", OPTIONS_CHOICE, AT(prefix_cache_scope), "key", 0, 0, "key|server", "who shares prefixes"},
 
