@@ -125,7 +125,7 @@ static bool engine_load_option(void *arg, const char *name, const char *value)
 
 int main(int argc, char **argv)
 {
-    struct engine_load l = {.opt = {.device = "auto", .max_seqs = 64, .max_queue = 1024, .chunk = 512, .prefix_cache = true}};
+    struct engine_load l = {.opt = {.device = "auto", .max_seqs = 64, .max_queue = 1024, .chunk = 128, .prefix_cache = true}};
     struct work_options opt = work_parse(argc, argv, engine_load_option, &l.opt);
     struct err err;
     char line[64];
