@@ -121,8 +121,4 @@ uint64_t engine_now_ms(void); /* CLOCK_MONOTONIC; for figures, never for a decis
 /* Bounds of what one turn can say, for the mailbox. */
 void engine_step_bounds(const struct engine *e, size_t *events_out, size_t *bytes_out);
 
-/* machine.c: what this process may use. */
-int machine_n_threads(void);            /* physical cores, within affinity and cgroup quota; >= 1 */
-uint64_t machine_available_bytes(void); /* memory that can still be had, within the cgroup; 0: unknown */
-
 #endif

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/engine_internal.h"
+#include "engine/machine.h"
 #include "engine/model/model.h"
 #include "engine/numerics/numerics.h"
 
