@@ -17,6 +17,7 @@ next to nothing, and every figure is of whole requests, one round after the othe
 Needs nothing but Python's own library. scripts/bench may import it: measure() and table() are the parts.
 """
 import argparse
+import collections
 import concurrent.futures
 import contextlib
 import datetime
@@ -177,7 +178,7 @@ def parse():
     p.add_argument("--model", default="models/smollm2-135m-instruct-q4_1.gguf")
     p.add_argument("--binary", default=ROOT / "build" / "nextd", help="a nextd binary")
     p.add_argument("--peer", help="a llama-server binary (default: nextd alone)")
-    p.add_argument("--also", help="another nextd binary, beside the first")
+    p.add_argument("--also", nargs="*", default=[], help="other nextd binaries, beside the first")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--neighbours", type=int, default=2, help="0, 1, ... so many")
     p.add_argument("--pairs", type=int, default=3)
@@ -188,7 +189,8 @@ def parse():
 
 def start(options, model):
     servers = []
-    for name, binary in (("nextd", options.binary), ("nextd (other)", options.also), ("llama-server", options.peer)):
+    others = [(f"nextd ({i + 2})", binary) for i, binary in enumerate(options.also)]
+    for name, binary in [("nextd", options.binary), *others, ("llama-server", options.peer)]:
         if binary is None:
             continue
         port = free_port()
@@ -215,8 +217,8 @@ def main():
     if options.data:
         options.data.write_text(json.dumps(kept))
     # Where this machine keeps its programs is of no use to the reader.
-    shown = [a for before, a in zip([""] + sys.argv[1:], sys.argv[1:]) if not {a, before} & {"--peer", "--also", "--binary", "--data"}]
-    n_pairs = min(sum((f["server"], f["case"], f["neighbours"]) == key for f in kept) for key in {(f["server"], f["case"], f["neighbours"]) for f in kept})
+    shown = [a for before, a in zip([""] + sys.argv[1:], sys.argv[1:]) if not {a, before} & {"--peer", "--binary", "--data"}]
+    n_pairs = min(collections.Counter((f["server"], f["case"], f["neighbours"]) for f in kept).values())
     print(f"`{' '.join(['python3 bench/neighbour.py', *map(shlex.quote, shown)])}` on {datetime.date.today()}; {machine()}; {model.stem}, "
           f"{options.threads} threads, {n_pairs} interleaved pairs; nextd {commit()}.\nTokens per second, median (lowest .. highest).\n")
     print(table(kept, options.threads, len(os.sched_getaffinity(0))))

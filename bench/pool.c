@@ -85,8 +85,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "pool: %s\n", err.msg);
         return 1;
     }
-    printf("| %d threads, %d neighbours | items | us an item | grain | us a loop | rate | cpu | useful |\n|---|---|---|---|---|---|---|---|\n", n_threads,
-           n_neighbours);
+    printf("| %d threads, %d neighbours | items | us an item | grain | us a loop | rate | cpu | useful |\n", n_threads, n_neighbours);
+    printf("|---|---|---|---|---|---|---|---|\n");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         long turns = (long)(shapes[i].us * rate), n = 0;
         double begun = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), wall = 0;
