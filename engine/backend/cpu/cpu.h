@@ -14,7 +14,7 @@
 #include "engine/backend/cpu/pool.h"
 
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
-#define CPU_ITEM_ROWS 48  /* rows of a step that one work item takes: 8 register tiles of 6 */
+#define CPU_ITEM_ROWS 64  /* rows of a step that one work item takes: their partial sums leave room in first-level cache */
 #define CPU_MAX_PARTS 3   /* tensors of a matrix */
 #define CPU_KEYS 16       /* keys of a KV page that lie together */
 #define CPU_QUERIES 48    /* query heads, of one or more rows, that share one walk over KV pages */

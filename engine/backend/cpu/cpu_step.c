@@ -1,7 +1,7 @@
 /* cpu_step.c: the operations of a step, each cut into items for the pool.
  *
  * Two kinds of loops. Row loops (norms, rotation, requantisation) hand out rows; small ones stay on the calling thread, since waking a loop costs as
- * much as they do. Matrix loops hand out (group of stripes, block of 48 rows) pairs, stripe-major, so that a stripe's weights stay in the
+ * much as they do. Matrix loops hand out (group of stripes, block of rows) pairs, stripe-major, so that a stripe's weights stay in the
  * first-level cache for all rows; an item computes its tile into thread scratch or its final place and finishes it there (bias, residual,
  * activation and requantisation, block maxima). Every item writes its own elements and every element has one order of operations, so neither the
  * cut nor the thread changes a bit.
