@@ -42,6 +42,7 @@ struct rate {
     int32_t *token, *pos, *seq, *out;
     int32_t *page_ids;         /* [n_pages] 0, 1, 2, ... */
     const int32_t **tables;    /* [n_streams] */
+    struct batch batch;        /* of the last step: the backend looks at it again when more scores are asked for */
 
     uint64_t step_bytes;       /* of the weights that a step reads */
     uint64_t macs, vocab_macs; /* multiply-adds of a row in all other matrices, and in the output matrix */
@@ -71,31 +72,25 @@ static int32_t random_token(const struct rate *r, int stream, int position)
     return (int32_t)((x ^ x >> 16) % (uint32_t)r->runner.n_vocab);
 }
 
-static struct batch batch_of(const struct rate *r, int n_rows, int n_seqs, int n_out)
-{
-    return (struct batch){.n_rows = n_rows,
-                          .token = r->token,
-                          .pos = r->pos,
-                          .seq = r->seq,
-                          .n_seqs = n_seqs,
-                          .pages = r->tables,
-                          .n_out = n_out,
-                          .out = r->out};
-}
-
-/* The scores of more of a step's rows, all of whose n_seqs rows are wanted. */
-static int next_scores(struct rate *r, int n_seqs, struct scores *scores)
+/* The scores of more of the last step's rows. */
+static int next_scores(struct rate *r, struct scores *scores)
 {
     struct err err;
-    const struct batch batch = batch_of(r, n_seqs, n_seqs, n_seqs);
-    return r->runner.next_scores(r->runner.ctx, &batch, scores, &err) != 0 ? fail(err.msg) : 0;
+    return r->runner.next_scores(r->runner.ctx, &r->batch, scores, &err) != 0 ? fail(err.msg) : 0;
 }
 
 static int step(struct rate *r, int n_rows, int n_seqs, int n_out, struct scores *scores)
 {
     struct err err;
-    const struct batch batch = batch_of(r, n_rows, n_seqs, n_out);
-    return r->runner.forward(r->runner.ctx, &batch, scores, &err) != 0 ? fail(err.msg) : 0;
+    r->batch = (struct batch){.n_rows = n_rows,
+                              .token = r->token,
+                              .pos = r->pos,
+                              .seq = r->seq,
+                              .n_seqs = n_seqs,
+                              .pages = r->tables,
+                              .n_out = n_out,
+                              .out = r->out};
+    return r->runner.forward(r->runner.ctx, &r->batch, scores, &err) != 0 ? fail(err.msg) : 0;
 }
 
 /* Positions first .. last - 1 of sequence 0, in steps of max_rows; scores of the last row alone. */
@@ -132,7 +127,7 @@ static int decode(struct rate *r, int n_seqs, int first, int n_steps)
         if (step(r, n_seqs, n_seqs, n_seqs, &scores) != 0)
             return -1;
         for (int s = 0; s < n_seqs; s++) {
-            if (s == scores.first + scores.n_out && next_scores(r, n_seqs, &scores) != 0)
+            if (s == scores.first + scores.n_out && next_scores(r, &scores) != 0)
                 return -1;
             r->token[s] = sampler_next(r->sampler, &greedy, &draw, &scores, s);
         }
