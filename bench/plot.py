@@ -90,7 +90,7 @@ def draw_panel(panel, left, top, x_label, y_label):
 
 def draw_legend(panels, width, y):
     entries = {line.label: line.style for p in panels for line in p.lines}
-    widths = [34 + 6.6 * len(label) for label in entries]
+    widths = [42 + 7.2 * len(label) for label in entries]
     at, out = (width - sum(widths)) / 2, []
     for (label, style), w in zip(entries.items(), widths):
         colour, dashes, markers = STYLES[style]

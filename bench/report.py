@@ -1,7 +1,8 @@
 """report: what was measured, as tables and pictures. Pure: results in, text out.
 
 `results` is what scripts/bench keeps of a model: see measure() there. Bounds are a roofline: a step cannot be faster than its bytes at the bandwidth
-of its working set, nor than its integer operations at the peak. Attention's arithmetic and all else is left out, so nothing can lie above them.
+of its working set, nor than its integer operations at the peak. Attention's arithmetic and all else is left out. The bandwidth is a plain read's,
+loads and nothing else: memory gives up to a fifth more to code that prefetches far ahead, which is how a step can come to lie on its bound.
 """
 import math
 import statistics
@@ -184,7 +185,7 @@ def page(all_results):
         lines += ["## Growth", "",
                   "Medians of the rounds, under what the machine allowed in the same run: memory's bound is the bytes of weights and KV that a step "
                   "reads, at the bandwidth of that working set; int8's is the matrices' operations at the peak of its instruction. Attention's "
-                  "arithmetic is in neither.", "",
+                  "arithmetic is in neither. The bandwidth is that of plain loads; steps prefetch, so one stream can touch its bound.", "",
                   "![tokens/s over streams](bench-streams.svg)", "", "![tokens/s over context](bench-context.svg)", "",
                   "![bandwidth by working set](bench-bandwidth.svg)", "", limits_table(all_results)]
     return "\n".join(lines)
