@@ -117,8 +117,8 @@ def rate(server, case, seed, executor):
     return counted / (time.perf_counter() - begun)
 
 
-def measure(servers, n_pairs, most_neighbours=2, seed=0, cases=CASES):
-    """[{"server", "case", "neighbours", "rate"}] of n_pairs rounds."""
+def measure(servers, n_pairs, most_neighbours=2, seed=0, cases=CASES, keep=None):
+    """[{"server", "case", "neighbours", "rate"}] of n_pairs rounds; keep(figure) hears each at once."""
     found = []
     with concurrent.futures.ThreadPoolExecutor(max(STREAM_TOKENS)) as executor:
         for server in servers:
@@ -130,7 +130,9 @@ def measure(servers, n_pairs, most_neighbours=2, seed=0, cases=CASES):
                         for case in cases:
                             got = rate(server, case, f"{seed} {i} {k}", executor)
                             found.append({"server": server.name, "case": case, "neighbours": k, "rate": got})
-                            print(f"{server.name}, {case}, {k} neighbours: {got:.0f} tokens/s", file=sys.stderr, flush=True)
+                            print(f"{server.name}, {case}, {k} neighbours: {got:.1f} tokens/s", file=sys.stderr, flush=True)
+                            if keep is not None:
+                                keep(found[-1])
     return found
 
 
@@ -207,15 +209,19 @@ def main():
     model = ROOT / options.model
     kept = json.loads(options.data.read_text()) if options.data and options.data.exists() else []
     servers = start(options, model)
+
+    def keep(figure):
+        kept.append(figure)
+        if options.data:
+            options.data.write_text(json.dumps(kept))
+
     try:
         for server in servers:
             server.wait_ready()
-        kept += measure(servers, options.pairs, options.neighbours, len(kept), options.cases)
+        measure(servers, options.pairs, options.neighbours, len(kept), options.cases, keep)
     finally:
         for server in servers:
             server.stop()
-    if options.data:
-        options.data.write_text(json.dumps(kept))
     # Where this machine keeps its programs is of no use to the reader.
     shown = [a for before, a in zip([""] + sys.argv[1:], sys.argv[1:]) if not {a, before} & {"--peer", "--binary", "--data"}]
     n_pairs = min(collections.Counter((f["server"], f["case"], f["neighbours"]) for f in kept).values())
