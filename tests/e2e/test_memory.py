@@ -30,8 +30,8 @@ def test_loading_takes_the_weights_once():
 
 
 def stream(url, model, i):
-    body = {"model": model, "prompt": f"Number {i}. " + "Once upon a time there was a king. " * 8, "max_tokens": 24, "ignore_eos": True, "logprobs": 2,
-            "echo": i % 8 == 0}
+    prompt = f"Number {i}. " + "Once upon a time there was a king. " * 8
+    body = {"model": model, "prompt": prompt, "max_tokens": 24, "ignore_eos": True, "logprobs": 2, "echo": i % 8 == 0}
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=240) as answer:
         return json.load(answer)["usage"]["completion_tokens"]
