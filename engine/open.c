@@ -22,7 +22,7 @@
 #define MAX_CHUNK 8192
 #define MAX_KV_TOKENS (1 << 28)
 #define KV_SHARE 4      /* the pool takes at most 1/KV_SHARE of the memory that is left */
-#define OUT_ROWS 64     /* rows of scores kept at least, so that scoring a prompt does not go one by one */
+#define OUT_ROWS 64     /* wanted rows of a step at least, so that scoring a prompt does not go one by one */
 #define TEXT_BYTES 128
 
 /* What engine_open makes and engine_close ends. */

@@ -34,7 +34,8 @@ struct runner {
     /* Computes one step and the scores of a first group of its wanted rows, one or more where any is wanted. On failure the device is lost: every
      * later call fails with the same ERR_DEVICE. */
     int (*forward)(void *ctx, const struct batch *batch, struct scores *scores_out, struct err *err);
-    /* Goes on to the next group of the wanted rows of the last forward()'s batch; some must be left. Fails as forward() does. */
+    /* Goes on to the next group of the wanted rows, of which some must be left. `batch` is the one that the last forward() was given, in its place
+     * and unchanged. Fails as forward() does. */
     int (*next_scores)(void *ctx, const struct batch *batch, struct scores *scores, struct err *err);
     /* Copies the first n_pos positions of page src to page dst in every layer; ordered before the next forward(). */
     void (*copy_page)(void *ctx, int dst, int src, int n_pos);
