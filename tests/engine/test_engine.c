@@ -209,6 +209,14 @@ static struct engine_request ask(size_t at, size_t n_prompt, int max_tokens)
     return q;
 }
 
+static void wait_ends(struct rig *r, int n_ends)
+{
+    const struct engine_event *events;
+    while (n_ends > 0)
+        for (size_t i = 0, n = rig_wait(r, &events); i < n; i++)
+            n_ends -= events[i].type == ENGINE_END;
+}
+
 static struct engine_stats idle_stats(struct rig *r)
 {
     struct engine_stats stats;
@@ -343,12 +351,7 @@ static void a_full_queue_is_busy_and_takes_all_or_nothing(void **state)
     assert_int_equal(engine_submit(r.e, three, 1, ids, &err), -1);
     for (int i = 0; i < 1000; i++)
         sem_post(&gate);
-    int n_ends = 0;
-    while (n_ends < 4) {
-        const struct engine_event *events;
-        for (size_t i = 0, n = rig_wait(&r, &events); i < n; i++)
-            n_ends += events[i].type == ENGINE_END;
-    }
+    wait_ends(&r, 4);
     idle_stats(&r);
     assert_int_equal(engine_submit(r.e, three, 3, ids, &err), 0); /* the places are free again */
     rig_close(&r);
@@ -728,11 +731,7 @@ static void the_engine_thread_does_not_allocate(void **state)
         q[i].n_prompt_logprobs = i - 1;
     }
     assert_int_equal(engine_submit(r.e, q, 6, ids, &err), 0);
-    for (int n_ends = 0; n_ends < 6;) {
-        const struct engine_event *events;
-        for (size_t i = 0, n = rig_wait(&r, &events); i < n; i++)
-            n_ends += events[i].type == ENGINE_END;
-    }
+    wait_ends(&r, 6);
     assert_true(idle_stats(&r).preemptions > 0);
     assert_true(r.n_steps > 100);
     assert_true(n_allocs > 0); /* the counter counts: this thread has allocated */
