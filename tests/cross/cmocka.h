@@ -60,6 +60,7 @@ static inline int cross_run(const struct CMUnitTest *tests, size_t n)
 #define assert_null(x) cross_require((x) == NULL, #x " is null", __FILE__, __LINE__)
 #define assert_non_null(x) cross_require((x) != NULL, #x " is not null", __FILE__, __LINE__)
 #define assert_int_equal(a, b) cross_require((unsigned long long)(a) == (unsigned long long)(b), #a " equals " #b, __FILE__, __LINE__)
+#define assert_ptr_equal(a, b) cross_require((const void *)(a) == (const void *)(b), #a " equals " #b, __FILE__, __LINE__)
 #define assert_memory_equal(a, b, n) cross_require(memcmp(a, b, n) == 0, #a " has the bytes of " #b, __FILE__, __LINE__)
 #define assert_string_equal(a, b) cross_require(strcmp(a, b) == 0, #a " reads as " #b, __FILE__, __LINE__)
 
