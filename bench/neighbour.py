@@ -14,7 +14,7 @@ next to nothing, and every figure is of whole requests, one round after the othe
     prefill 128   prompts of 128 random tokens, one output token
     S streams     S requests at once, one output token of each counted for every step
 
-Needs nothing but Python's own library. scripts/bench may import it: measure() and table() are the parts.
+Needs nothing but Python's own library.
 """
 import argparse
 import collections
@@ -27,62 +27,33 @@ import os
 import random
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from servers import ROOT, Server, free_port, say, spread
+
 SECONDS = 1.0       # each figure is measured at least so long
-READY_SECONDS = 120
 STREAM_TOKENS = {1: 32, 8: 16}
 CASES = ["prefill 128", "1 stream", "8 streams"]
 # Says that it runs, then computes until it is ended; or until its parent is gone, whatever became of that.
 SPIN = "import os, sys; p = os.getppid(); sys.stdout.write('.'); sys.stdout.flush()\nwhile os.getppid() == p:\n for _ in range(1000000): pass"
 
 
-class Server:
-    def __init__(self, name, command, port):
-        self.name, self.port = name, port
-        self.log = tempfile.TemporaryFile()
-        env = {k: v for k, v in os.environ.items() if not k.startswith("NEXTD_")}
-        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, env=env)
-
-    def wait_ready(self):
-        end = time.monotonic() + READY_SECONDS
-        while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            time.sleep(0.05)
-        self.log.seek(0)
-        sys.exit(f"{self.name} did not start:\n{self.log.read().decode(errors='replace')[-4000:]}")
-
-    def complete(self, n_prompt, n_output, seed):
-        """One whole request; returns the number of output tokens."""
-        rng = random.Random(seed)
-        body = {"prompt": [rng.randrange(100, 40000) for _ in range(n_prompt)], "max_tokens": n_output, "temperature": 0, "ignore_eos": True}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=110)
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-        connection.close()
-        if response.status != 200:
-            raise RuntimeError(f"{self.name}: {answer[:300]}")
-        return json.loads(answer)["usage"]["completion_tokens"]
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+def complete(server, n_prompt, n_output, seed):
+    """One whole request; returns the number of output tokens."""
+    rng = random.Random(seed)
+    body = {"prompt": [rng.randrange(100, 40000) for _ in range(n_prompt)], "max_tokens": n_output, "temperature": 0, "ignore_eos": True}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=110)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = response.read()
+    connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"{server.name}: {answer[:300]}")
+    return json.loads(answer)["usage"]["completion_tokens"]
 
 
 @contextlib.contextmanager
@@ -108,7 +79,7 @@ def rate(server, case, seed, executor):
     n_prompt, n_output, n_streams = (128, 1, 1) if case == CASES[0] else (4, STREAM_TOKENS[int(case.split()[0])], int(case.split()[0]))
     counted, begun, turn = 0, time.perf_counter(), 0
     while time.perf_counter() - begun < SECONDS:
-        jobs = [executor.submit(server.complete, n_prompt, n_output, f"{seed} {turn} {i}") for i in range(n_streams)]
+        jobs = [executor.submit(complete, server, n_prompt, n_output, f"{seed} {turn} {i}") for i in range(n_streams)]
         got = sum(j.result() for j in jobs)
         if got != n_streams * n_output:
             raise RuntimeError(f"{server.name}: {got} tokens came, {n_streams * n_output} were asked for")
@@ -122,7 +93,7 @@ def measure(servers, n_pairs, most_neighbours=2, seed=0, cases=CASES, keep=None)
     found = []
     with concurrent.futures.ThreadPoolExecutor(max(STREAM_TOKENS)) as executor:
         for server in servers:
-            server.complete(128, 1, "warm")
+            complete(server, 128, 1, "warm")
         for i in range(n_pairs):
             for k in range(most_neighbours + 1):
                 with neighbours(k):
@@ -130,7 +101,7 @@ def measure(servers, n_pairs, most_neighbours=2, seed=0, cases=CASES, keep=None)
                         for case in cases:
                             got = rate(server, case, f"{seed} {i} {k}", executor)
                             found.append({"server": server.name, "case": case, "neighbours": k, "rate": got})
-                            print(f"{server.name}, {case}, {k} neighbours: {got:.1f} tokens/s", file=sys.stderr, flush=True)
+                            say(f"{server.name}, {case}, {k} neighbours: {got:.1f} tokens/s")
                             if keep is not None:
                                 keep(found[-1])
     return found
@@ -138,10 +109,6 @@ def measure(servers, n_pairs, most_neighbours=2, seed=0, cases=CASES, keep=None)
 
 def fair_share(n_threads, n_neighbours, n_processors):
     return min(1, n_processors / (n_threads + n_neighbours)) / min(1, n_processors / n_threads)
-
-
-def spread(values, digits=0):
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} .. {max(values):,.{digits}f})"
 
 
 def table(found, n_threads, n_processors):
@@ -167,12 +134,6 @@ def machine():
 def commit():
     r = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
     return r.stdout.strip() or "unknown"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def parse():

@@ -1,4 +1,4 @@
-"""servers: start a completion server, wait until it is ready, end it. What scripts/bench and bench/serving.py share."""
+"""servers: start a completion server, wait until it is ready, end it. What scripts/bench, serving.py and neighbour.py share."""
 import os
 import re
 import socket
