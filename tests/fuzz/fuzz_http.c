@@ -125,7 +125,7 @@ static bool read_header(const char *line, size_t n, bool *has_length, uint64_t *
         return false;
     if (n_name != 14 || strncasecmp(line, "content-length", 14) != 0)
         return true;
-    if (*has_length || v == end || end - v > 15)
+    if (*has_length || v == end || end - v > 18) /* leading zeros are allowed; 18 digits fit */
         return false;
     *has_length = true;
     for (*length = 0; v < end; v++) {
