@@ -118,11 +118,11 @@ static double row_bytes(const struct timed *t, int n_values)
     return (double)t->batch->n_rows * n_values * (double)sizeof(float);
 }
 
-static void timed_begin(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables)
+static void timed_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables)
 {
     struct timed *t = timed_of(be);
     t->batch = batch;
-    t->ops->begin(t->inner, batch, cs, n_tables);
+    t->ops->begin(t->inner, batch, freq, n_tables);
     done(t, OP_TABLES, t->step_start)->bytes += row_bytes(t, n_tables * t->hp->rope_dims);
 }
 

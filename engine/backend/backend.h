@@ -44,6 +44,8 @@ struct fill {
     const void *rows;
 };
 
+#define ROPE_TABLES 2 /* of a model, at most */
+
 enum activation { ACT_SILU, ACT_GELU_TANH };
 
 /* Fixed sizes of a model and of its steps; the backend sizes every buffer from them at open. */
@@ -93,15 +95,16 @@ struct backend_ops {
     size_t (*kv_bytes)(const struct backend *be);
 
     /* ---- a step, in this order ---- */
-    /* Takes the batch (valid until the last sync) and, for each rope table t, cs[t]: [n_rows][rope_dims/2][2] cosine and sine. */
-    void (*begin)(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables);
+    /* Takes the batch (valid until the last sync) and, for each rope table t, freq[t]: [rope_dims/2] the angles of position 1, by which it fills the
+     * table: the cosine and sine (num_sincos, then f32) of position * freq[t][i], for each row. */
+    void (*begin)(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables);
     /* X[r] = row token[r] of m, times scale. m may be the vocabulary matrix itself (tied embeddings). */
     void (*embed)(struct backend *be, const struct matrix *m, float scale);
     /* A = operand(rmsnorm(X) * w). */
     void (*norm)(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer);
     /* QKV = m . A (+ bias). bias may be NULL. */
     void (*qkv)(struct backend *be, const struct matrix *m, const struct vector *bias);
-    /* Norms q and k per head where weights are given (both NULL or both set), rotates them by cs[table], writes k and v as f16 into the KV
+    /* Norms q and k per head where weights are given (both NULL or both set), rotates them by the table, writes k and v as f16 into the KV
      * pages of `layer`. */
     void (*rope_store)(struct backend *be, int layer, int table, const struct vector *q_norm, const struct vector *k_norm, float eps);
     /* O = operand(attention). */

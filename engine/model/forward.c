@@ -31,9 +31,8 @@ int forward(struct transformer *t, const struct batch *batch, struct scores *sco
     struct backend *be = t->be;
     const float eps = hp->norm_eps;
 
-    for (int i = 0; i < hp->n_tables; i++)
-        rope_fill(&t->rope[i], batch->pos, batch->n_rows, t->cs[i]);
-    ops->begin(be, batch, (const float *const *)t->cs, hp->n_tables);
+    const double *const freq[ROPE_TABLES] = {t->rope[0].freq, t->rope[1].freq};
+    ops->begin(be, batch, freq, hp->n_tables);
     ops->embed(be, t->embed, hp->embed_scale);
 
     for (int i = 0; i < hp->n_layers; i++) {

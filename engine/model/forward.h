@@ -31,9 +31,8 @@ struct transformer {
     const struct matrix *output; /* the same, or embed itself where they are tied */
     const struct vector *out_norm;
     struct layer *layers; /* [hp.n_layers] */
-    struct rope rope[2];  /* [hp.n_tables] */
+    struct rope rope[ROPE_TABLES]; /* [hp.n_tables] */
     int max_scores;       /* rows of scores that the backend holds */
-    float *cs[2];         /* [max_rows][rope_dims / 2][2] each: the tables of the step */
 };
 
 /* One step, and the scores of its next wanted rows; the contracts are runner.h's. */

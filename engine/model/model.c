@@ -154,18 +154,6 @@ fail:
 
 /* ---- loading ---- */
 
-/* Room for the rope tables of a step. */
-static int alloc_tables(struct model *m, int max_rows, struct err *err)
-{
-    struct transformer *t = &m->t;
-    for (int i = 0; i < t->hp.n_tables; i++) {
-        t->cs[i] = malloc((size_t)max_rows * (size_t)t->hp.rope_dims * sizeof(float));
-        if (t->cs[i] == NULL)
-            return err_set(err, ERR_NOMEM, "no memory for the rope tables of %d rows", max_rows);
-    }
-    return 0;
-}
-
 static int open_backend(struct model *m, const struct model_options *opt, struct err *err)
 {
     const struct hparams *hp = &m->t.hp;
@@ -200,8 +188,7 @@ int model_load(struct model *m, const struct model_options *opt, struct err *err
     assert(!m->loaded && m->t.be == NULL && m->file != NULL);
     assert(opt->n_threads >= 1 && opt->n_pages >= 1);
     assert(opt->max_out >= 1 && opt->max_out <= opt->max_rows);
-    if (alloc_tables(m, opt->max_rows, err) != 0 || open_backend(m, opt, err) != 0 ||
-        load_weights(m->file, &m->weights, &m->t, opt, m->sha256, err) != 0)
+    if (open_backend(m, opt, err) != 0 || load_weights(m->file, &m->weights, &m->t, opt, m->sha256, err) != 0)
         return -1;
     if (!gguf_unchanged(m->file))
         return err_set(err, ERR_IO, "the model file was changed while it was loaded");
@@ -229,8 +216,6 @@ void model_close(struct model *m)
     if (m->t.ops != NULL)
         m->t.ops->close(m->t.be);
     model_drop_file(m);
-    free(m->t.cs[0]);
-    free(m->t.cs[1]);
     free(m->t.layers);
     free(m->name);
     free(m->chat_template);

@@ -22,16 +22,3 @@ int rope_init(struct rope *r, int dims, double base, double scale, const float *
     }
     return 0;
 }
-
-void rope_fill(const struct rope *r, const int32_t *pos, int n, float *cs_out)
-{
-    for (int row = 0; row < n; row++) {
-        float *cs = cs_out + (size_t)row * (size_t)r->half * 2;
-        for (int i = 0; i < r->half; i++) {
-            double sine, cosine;
-            num_sincos((double)pos[row] * r->freq[i], &sine, &cosine);
-            cs[2 * i] = (float)cosine;
-            cs[2 * i + 1] = (float)sine;
-        }
-    }
-}

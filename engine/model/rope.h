@@ -1,7 +1,7 @@
-/* rope.h: the angles of rotary position embedding (Su et al., "RoFormer", 2021), as tables of one step.
+/* rope.h: the frequencies of rotary position embedding (Su et al., "RoFormer", 2021).
  *
- * Dimension pair i of a head at position p is turned by the angle p * freq[i], freq[i] = scale * base^(-2i / dims) / factor[i]. Angles, sine and
- * cosine are computed in f64 by numerics.h and rounded to f32 once, so that they depend on the position alone. */
+ * Dimension pair i of a head at position p is turned by the angle p * freq[i], freq[i] = scale * base^(-2i / dims) / factor[i]. Backends compute
+ * angles, sine and cosine in f64 by numerics.h and round them to f32 once, so that they depend on the position alone. */
 #ifndef NEXTD_ROPE_H
 #define NEXTD_ROPE_H
 
@@ -10,7 +10,7 @@
 #include "engine/err.h"
 
 #define ROPE_MAX_DIMS 512
-#define ROPE_MAX_POS (1 << 23) /* positions that a table can be asked for */
+#define ROPE_MAX_POS (1 << 23) /* positions that there can be */
 
 struct rope {
     int half; /* pairs */
@@ -20,8 +20,5 @@ struct rope {
 /* dims is even, 2 .. ROPE_MAX_DIMS. factors: [dims / 2] divisors, or NULL. ERR_UNSUPPORTED where a frequency is not a number that positions below
  * ROPE_MAX_POS can be multiplied with. */
 int rope_init(struct rope *r, int dims, double base, double scale, const float *factors, struct err *err);
-
-/* cs_out: [n][half][2] cosine and sine for each position. */
-void rope_fill(const struct rope *r, const int32_t *pos, int n, float *cs_out);
 
 #endif

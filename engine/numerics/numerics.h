@@ -208,7 +208,7 @@ static inline void num_sincos(double x, double *sin_out, double *cos_out)
     c = fma(c, r2, 1.0 / 24.0);
     c = fma(c, r2, -0.5);
     c = fma(c, r2, 1.0);
-    int64_t q = (int64_t)n & 3;
+    int32_t q = (int32_t)n & 3; /* 32 bits: what AVX2 can convert many of at once */
     *sin_out = q == 0 ? s : q == 1 ? c : q == 2 ? -s : -c;
     *cos_out = q == 0 ? c : q == 1 ? -s : q == 2 ? -c : s;
 }

@@ -125,6 +125,8 @@ static void carve_all(struct cpu *c, struct carver *w)
     c->block_max = carve(w, out * (size_t)c->n_score_blocks, sizeof(float));
     c->n_partials = (size_t)s->n_pages * (size_t)s->n_head * partial_floats(c->v_stride);
     c->partials = carve(w, c->n_partials, sizeof *c->partials);
+    for (int i = 0; i < ROPE_TABLES; i++)
+        c->cs[i] = carve(w, rows * (size_t)s->rope_dims, sizeof *c->cs[i]);
     c->groups = carve(w, rows + 1, sizeof *c->groups);
     carve_operand(w, &c->a, s->d_model, s->max_rows);
     carve_operand(w, &c->oo, s->n_head * s->head_dim, s->max_rows);

@@ -130,6 +130,8 @@ struct cpu_kernels {
     void (*activate)(enum activation act, const float *gate, const float *up, float *out);
     /* x[i] += y[i] */
     void (*add)(float *x, const float *y, int n);
+    /* cs_out[i] = cosine and sine of pos * freq[i], n pairs */
+    void (*angles)(const double *freq, int n, int pos, float *cs_out);
     void (*rotate)(float *x, int rope_dims, bool neox, const float *cs);
     void (*to_f16)(const float *x, int n, uint16_t *out);
     void (*attend)(const struct attend_job *job, float *scratch);
@@ -176,7 +178,7 @@ struct cpu {
     int n_groups;
     float *partials;           /* [n_partials] of attention split over threads */
     size_t n_partials;
-    const float *const *cs;
+    float *cs[ROPE_TABLES];    /* [max_rows][rope_dims / 2][2] each: cosine and sine */
     int n_tables;
     atomic_bool fault; /* a value was not finite; sticky */
 };
@@ -185,7 +187,7 @@ struct cpu {
 size_t cpu_scratch_floats(const struct backend_shape *shape);
 
 /* cpu_step.c */
-void cpu_begin(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables);
+void cpu_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables);
 void cpu_embed(struct backend *be, const struct matrix *m, float scale);
 void cpu_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer);
 void cpu_qkv(struct backend *be, const struct matrix *m, const struct vector *bias);

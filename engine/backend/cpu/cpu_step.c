@@ -61,20 +61,38 @@ static void group_rows(struct cpu *c)
     c->n_groups = n;
 }
 
-void cpu_begin(struct backend *be, const struct batch *batch, const float *const *cs, int n_tables)
+struct angles_job {
+    struct cpu *c;
+    const double *const *freq;
+};
+
+static void angle_rows(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct angles_job *j = ctx;
+    struct cpu *c = j->c;
+    int dims = c->shape.rope_dims;
+    for (int t = 0; t < c->n_tables; t++)
+        for (int r = first; r < last; r++)
+            c->k->angles(j->freq[t], dims / 2, c->batch->pos[r], c->cs[t] + (size_t)r * (size_t)dims);
+}
+
+void cpu_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables)
 {
     struct cpu *c = cpu_of(be);
     assert(batch->n_rows > 0 && batch->n_rows <= c->shape.max_rows);
     assert(batch->n_out >= 0 && batch->n_out <= batch->n_rows);
+    assert(n_tables <= ROPE_TABLES);
     fesetenv(FE_DFL_ENV); /* denormals are part of the bits; see pool.c for the workers */
     c->batch = batch;
-    c->cs = cs;
     c->n_tables = n_tables;
     c->first_score = c->n_scores = 0;
     group_rows(c);
     operand_rows(&c->a, batch->n_rows);
     operand_rows(&c->oo, batch->n_rows);
     operand_rows(&c->h, batch->n_rows);
+    struct angles_job job = {c, freq};
+    run_rows(c, batch->n_rows, n_tables * c->shape.rope_dims, angle_rows, &job);
 }
 
 struct embed_job {

@@ -19,6 +19,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .norm = simd_norm,
     .activate = simd_activate,
     .add = simd_add,
+    .angles = simd_angles,
     .rotate = simd_rotate,
     .to_f16 = simd_to_f16,
     .attend = attend_avx512,

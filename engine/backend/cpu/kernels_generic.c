@@ -71,6 +71,11 @@ static void generic_add(float *x, const float *y, int n)
     lanes_add(x, y, n);
 }
 
+static void generic_angles(const double *freq, int n, int pos, float *cs_out)
+{
+    lanes_angles(freq, n, pos, cs_out);
+}
+
 static void generic_rotate(float *x, int rope_dims, bool neox, const float *cs)
 {
     lanes_rotate(x, rope_dims, neox, cs);
@@ -169,6 +174,7 @@ const struct cpu_kernels cpu_kernels_generic = {
     .norm = generic_norm,
     .activate = generic_activate,
     .add = generic_add,
+    .angles = generic_angles,
     .rotate = generic_rotate,
     .to_f16 = generic_to_f16,
     .attend = generic_attend,

@@ -93,6 +93,16 @@ static inline void lanes_add(float *restrict x, const float *restrict y, int n)
         x[i] += y[i];
 }
 
+static inline void lanes_angles(const double *restrict freq, int n, int pos, float *restrict cs_out)
+{
+    for (int i = 0; i < n; i++) {
+        double sine, cosine;
+        num_sincos((double)pos * freq[i], &sine, &cosine);
+        cs_out[2 * i] = (float)cosine;
+        cs_out[2 * i + 1] = (float)sine;
+    }
+}
+
 /* Rotates the first rope_dims values of a head in place: (a, b) -> (a c - b s, b c + a s), each with one fma. */
 static inline void lanes_rotate(float *restrict x, int rope_dims, bool neox, const float *restrict cs)
 {

@@ -95,6 +95,11 @@ static inline void simd_add(float *x, const float *y, int n)
     lanes_add(x, y, n);
 }
 
+static inline void simd_angles(const double *freq, int n, int pos, float *cs_out)
+{
+    lanes_angles(freq, n, pos, cs_out);
+}
+
 static inline void simd_rotate(float *x, int rope_dims, bool neox, const float *cs)
 {
     lanes_rotate(x, rope_dims, neox, cs);

@@ -277,20 +277,14 @@ static void forward(struct rig *rig, const int (*rows)[2], int n_rows, const int
 {
     static int32_t token[MAX_ROWS], pos[MAX_ROWS], seq[MAX_ROWS], out[MAX_ROWS];
     const struct spec *s = &rig->spec;
-    float *cs[2];
+    double freq[2][128];
     for (int t = 0; t < 2; t++)
-        cs[t] = malloc((size_t)n_rows * (size_t)s->rope_dims * sizeof *cs[t] + 1);
+        for (int d = 0; d < s->rope_dims / 2; d++)
+            freq[t][d] = 1.0 / (1 + d * (t + 1));
     for (int i = 0; i < n_rows; i++) {
         seq[i] = rows[i][0];
         pos[i] = rows[i][1];
         token[i] = (seq[i] * 7919 + pos[i] * 104729) % s->n_vocab;
-        for (int t = 0; t < 2; t++)
-            for (int d = 0; d < s->rope_dims / 2; d++) {
-                double sine, cosine;
-                num_sincos((double)pos[i] / (1 + d * (t + 1)), &sine, &cosine);
-                cs[t][i * s->rope_dims + 2 * d] = (float)cosine;
-                cs[t][i * s->rope_dims + 2 * d + 1] = (float)sine;
-            }
     }
     for (int i = 0; i < n_rows; i++)
         out[i] = i;
@@ -298,7 +292,7 @@ static void forward(struct rig *rig, const int (*rows)[2], int n_rows, const int
     struct recorder r = {(struct cpu *)rig->be, &b, records, record_floats(s), 0};
     struct scores scores;
     struct err err;
-    rig->be->ops->begin(rig->be, &b, (const float *const *)cs, 2);
+    rig->be->ops->begin(rig->be, &b, (const double *const[]){freq[0], freq[1]}, 2);
     rig->be->ops->embed(rig->be, rig->vocab, 1.5f);
     record(&r, r.c->x, s->d_model, s->d_model);
     forward_layers(rig, &r);
@@ -311,8 +305,6 @@ static void forward(struct rig *rig, const int (*rows)[2], int n_rows, const int
         memcpy(to, scores.row(scores.ctx, i), (size_t)s->n_vocab * sizeof *to);
         memcpy(to + s->n_vocab, scores.block_max(scores.ctx, i), (size_t)(r.floats - r.at - s->n_vocab) * sizeof *to);
     }
-    free(cs[0]);
-    free(cs[1]);
 }
 
 /* ---- schedules ---- */
@@ -558,6 +550,41 @@ static void test_odd_shapes_give_the_same_bits_everywhere(void **state)
         }
 }
 
+static void test_rope_tables_are_the_canonical_cosines_and_sines(void **state)
+{
+    (void)state;
+    enum { N = 23, DIMS = 2 * 45 };
+    double freq[2][DIMS / 2];
+    int32_t zeros[N] = {0}, pos[N];
+    const int32_t *pages[1] = {zeros};
+    for (int i = 0; i < DIMS / 2; i++) {
+        freq[0][i] = 2.0 / (1 + i);
+        freq[1][i] = 1.0 / (1 + i * i);
+    }
+    for (int r = 0; r < N; r++)
+        pos[r] = (1 << r) - r % 2;
+    for (size_t d = 0; d < N_DEVICES; d++) {
+        struct backend_shape shape = {1, 32, 32, 1, 1, DIMS, 32, DIMS, false, N, 1, 1, 2, devices[d]};
+        struct batch b = {N, zeros, pos, zeros, 1, pages, 0, zeros};
+        struct backend *be = NULL;
+        struct err err;
+        if (!device_runs(devices[d]))
+            continue;
+        assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+        backend_cpu.begin(be, &b, (const double *const[]){freq[0], freq[1]}, 2);
+        for (int i = 0; i < N * DIMS; i++) { /* table i % 2 */
+            const int t = i % 2, r = i / DIMS, pair = i % DIMS / 2;
+            const float *got = ((struct cpu *)be)->cs[t] + r * DIMS + 2 * pair;
+            double sine, cosine;
+            num_sincos(pos[r] * freq[t][pair], &sine, &cosine);
+            float want[2] = {(float)cosine, (float)sine};
+            if (memcmp(got, want, sizeof want) != 0)
+                fail_msg("%s: table %d, position %d, pair %d differs", devices[d], t, pos[r], pair);
+        }
+        backend_cpu.close(be);
+    }
+}
+
 static void test_a_copied_page_continues_as_the_original(void **state)
 {
     (void)state;
@@ -708,6 +735,7 @@ int main(void)
         cmocka_unit_test(test_mixed_types_windows_and_norms_give_the_same_bits_everywhere),
         cmocka_unit_test(test_a_product_is_the_canonical_dot),
         cmocka_unit_test(test_odd_shapes_give_the_same_bits_everywhere),
+        cmocka_unit_test(test_rope_tables_are_the_canonical_cosines_and_sines),
         cmocka_unit_test(test_a_copied_page_continues_as_the_original),
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
         cmocka_unit_test(test_sealed_weights_cannot_be_written),
