@@ -138,6 +138,10 @@ struct cpu_kernels {
     /* Merges n consecutive partials of a head and finishes them. */
     void (*attend_merge)(const float *partials, int n, int head_dim, int v_stride, float *out);
     float (*max)(const float *x, int n); /* NaN if one is */
+    /* Copies n_rows rows of a tile of 32 columns to where nobody reads them soon: around the caches, if the processor can. `to` and ld are multiples
+     * of 64 bytes. Other threads may read there once end_far has been called. */
+    void (*put_far)(const float *tile, int n_rows, float *to, size_t ld);
+    void (*end_far)(void);
 };
 
 extern const struct cpu_kernels cpu_kernels_generic;

@@ -33,6 +33,8 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .attend = attend_avx2,
     .attend_merge = attend_merge_avx2,
     .max = simd_max,
+    .put_far = simd_put_far,
+    .end_far = vf_end_far,
 };
 
 const struct cpu_kernels cpu_kernels_avxvnni = {
@@ -50,4 +52,6 @@ const struct cpu_kernels cpu_kernels_avxvnni = {
     .attend = attend_avx2,
     .attend_merge = attend_merge_avx2,
     .max = simd_max,
+    .put_far = simd_put_far,
+    .end_far = vf_end_far,
 };

@@ -25,4 +25,6 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .attend = attend_avx512,
     .attend_merge = attend_merge_avx512,
     .max = simd_max,
+    .put_far = simd_put_far,
+    .end_far = vf_end_far,
 };

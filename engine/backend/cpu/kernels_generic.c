@@ -86,6 +86,16 @@ static void generic_to_f16(const float *x, int n, uint16_t *out)
     lanes_to_f16(x, n, out);
 }
 
+static void generic_put_far(const float *tile, int n_rows, float *to, size_t ld)
+{
+    for (int r = 0; r < n_rows; r++)
+        memcpy(to + (size_t)r * ld, tile + r * CPU_STRIPE, CPU_STRIPE * sizeof *to);
+}
+
+static void generic_end_far(void)
+{
+}
+
 static float generic_max(const float *x, int n)
 {
     return lanes_max(x, n);
@@ -180,4 +190,6 @@ const struct cpu_kernels cpu_kernels_generic = {
     .attend = generic_attend,
     .attend_merge = generic_attend_merge,
     .max = generic_max,
+    .put_far = generic_put_far,
+    .end_far = generic_end_far,
 };

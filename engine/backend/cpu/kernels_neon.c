@@ -25,4 +25,6 @@ const struct cpu_kernels cpu_kernels_neon = {
     .attend = attend_neon,
     .attend_merge = attend_merge_neon,
     .max = simd_max,
+    .put_far = simd_put_far,
+    .end_far = vf_end_far,
 };

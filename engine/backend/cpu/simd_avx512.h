@@ -29,6 +29,17 @@ static inline void vf_store(float *p, vf v)
     _mm512_storeu_ps(p, v);
 }
 
+/* Around the caches; p is aligned. Such stores are in no order until vf_end_far. */
+static inline void vf_store_far(float *p, vf v)
+{
+    _mm512_stream_ps(p, v);
+}
+
+static inline void vf_end_far(void)
+{
+    _mm_sfence();
+}
+
 static inline vf vf_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));

@@ -29,6 +29,16 @@ static inline void vf_store(float *p, vf v)
     vst1q_f32(p, v);
 }
 
+/* No intrinsic stores around the caches. */
+static inline void vf_store_far(float *p, vf v)
+{
+    vst1q_f32(p, v);
+}
+
+static inline void vf_end_far(void)
+{
+}
+
 static inline vf vf_load_f16(const uint16_t *p)
 {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));

@@ -128,4 +128,11 @@ static inline float simd_max(const float *x, int n)
     return nan || rest != rest ? NAN : rest > most ? rest : most;
 }
 
+static inline void simd_put_far(const float *tile, int n_rows, float *to, size_t ld)
+{
+    for (int r = 0; r < n_rows; r++)
+        for (int i = 0; i < CPU_STRIPE; i += VF_LANES)
+            vf_store_far(to + (size_t)r * ld + i, vf_load(tile + r * CPU_STRIPE + i));
+}
+
 #endif

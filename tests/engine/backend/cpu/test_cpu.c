@@ -550,6 +550,54 @@ static void test_odd_shapes_give_the_same_bits_everywhere(void **state)
         }
 }
 
+#define WIDE_ROWS 16
+#define WIDE_VOCAB 66001 /* 4 MiB of scores, and not a whole number of stripes */
+#define WIDE_BLOCKS ((WIDE_VOCAB + SCORES_BLOCK - 1) / SCORES_BLOCK)
+
+/* The scores of the first WIDE_ROWS of n_rows rows over a wide vocabulary, then their block maxima. */
+static void score_widely(const char *device, int n_rows, float *out)
+{
+    enum { N_COLS = 32 };
+    struct backend_shape shape = {1, N_COLS, 32, 1, 1, 24, WIDE_VOCAB, 24, false, WIDE_ROWS + 1, WIDE_ROWS + 1, 1, 2, device};
+    struct backend *be = NULL;
+    struct scores scores;
+    struct err err;
+    int32_t zeros[WIDE_ROWS + 1] = {0}, each[WIDE_ROWS + 1];
+    const int32_t *pages[1] = {zeros};
+    struct batch b = {n_rows, zeros, each, zeros, 1, pages, n_rows, each};
+    assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+    rng_state = 7;
+    struct matrix *m = random_matrix(be, TENSOR_Q8_0, WIDE_VOCAB, N_COLS);
+    struct vector *norm = random_vector(be, N_COLS, 1.0f, 0.5f);
+    fill_all(be);
+    for (int i = 0; i < n_rows; i++)
+        each[i] = i;
+    backend_cpu.begin(be, &b, NULL, 0);
+    for (int i = 0; i < n_rows * N_COLS; i++)
+        ((struct cpu *)be)->x[i] = rng_float(2.0f);
+    backend_cpu.vocab(be, m, norm, 1e-5f, 0, n_rows);
+    assert_int_equal(backend_cpu.sync(be, &scores, &err), 0);
+    for (int i = 0; i < WIDE_ROWS; i++, out += WIDE_VOCAB + WIDE_BLOCKS) {
+        memcpy(out, scores.row(scores.ctx, i), WIDE_VOCAB * sizeof *out);
+        memcpy(out + WIDE_VOCAB, scores.block_max(scores.ctx, i), WIDE_BLOCKS * sizeof *out);
+    }
+    backend_cpu.close(be);
+}
+
+/* Few rows of many scores go to memory another way than more rows do. */
+static void test_wide_vocabularies_give_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    static float want[WIDE_ROWS * (WIDE_VOCAB + WIDE_BLOCKS)], got[WIDE_ROWS * (WIDE_VOCAB + WIDE_BLOCKS)];
+    score_widely("cpu:generic", WIDE_ROWS + 1, want);
+    for (size_t d = 0; d < N_DEVICES; d++)
+        for (int n_rows = WIDE_ROWS; n_rows <= WIDE_ROWS + 1 && device_runs(devices[d]); n_rows++) {
+            score_widely(devices[d], n_rows, got);
+            if (memcmp(want, got, sizeof want) != 0)
+                fail_msg("%s: the scores of %d rows differ", devices[d], n_rows);
+        }
+}
+
 static void test_rope_tables_are_the_canonical_cosines_and_sines(void **state)
 {
     (void)state;
@@ -735,6 +783,7 @@ int main(void)
         cmocka_unit_test(test_mixed_types_windows_and_norms_give_the_same_bits_everywhere),
         cmocka_unit_test(test_a_product_is_the_canonical_dot),
         cmocka_unit_test(test_odd_shapes_give_the_same_bits_everywhere),
+        cmocka_unit_test(test_wide_vocabularies_give_the_same_bits_everywhere),
         cmocka_unit_test(test_rope_tables_are_the_canonical_cosines_and_sines),
         cmocka_unit_test(test_a_copied_page_continues_as_the_original),
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
