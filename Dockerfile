@@ -13,7 +13,7 @@
 FROM debian:trixie-slim AS build
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev \
-    libgnutls28-dev libpcre2-dev libinih-dev libsystemd-dev
+    libgnutls28-dev libpcre2-dev libunistring-dev libinih-dev libsystemd-dev
 WORKDIR /src
 COPY . .
 RUN make -j"$(nproc)" && make install DESTDIR=/out PREFIX=/usr && strip /out/usr/bin/nextd
@@ -21,7 +21,7 @@ RUN make -j"$(nproc)" && make install DESTDIR=/out PREFIX=/usr && strip /out/usr
 FROM debian:trixie-slim
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libmicrohttpd12t64 libuv1t64 libjansson4 libgnutls30t64 libpcre2-8-0 \
-    libinih1 libsystemd0 \
+    libunistring5 libinih1 libsystemd0 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin nextd
 COPY --from=build /out/usr/bin/nextd /usr/bin/nextd

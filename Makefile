@@ -22,7 +22,8 @@ FOREIGN        := $(foreach isa,$(filter-out $(ISAS_$(ARCH)),$(ISAS_x86_64) $(IS
 CFLAGS   += -std=c11 $(OPT) -Wall -Wextra -Wshadow -Werror -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden \
             -fstack-protector-strong -fstack-clash-protection $(HARDEN_$(ARCH)) -fPIE -pthread $(SAN)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now -pthread $(SAN)
-LDLIBS   += $(PKG_LIBS) -lm
+# libunistring has no file for pkg-config.
+LDLIBS   += $(PKG_LIBS) -lunistring -lm
 
 ENGINE_SRC := $(filter-out $(FOREIGN),$(wildcard engine/*.c engine/numerics/*.c engine/text/*.c engine/sched/*.c engine/model/*.c \
                 engine/sample/*.c engine/backend/*.c engine/backend/cpu/*.c))

@@ -71,6 +71,7 @@ static void fill_info(struct engine *e, const struct engine_options *opt)
     info->chunk = opt->chunk;
     info->end_tokens = tokenizer_end_tokens(e->tok, &info->n_end_tokens);
     info->tokenizer_kind = tokenizer_kind(e->tok);
+    info->strips_leading_space = tokenizer_strips_leading_space(e->tok);
 }
 
 int engine_open_runner(const struct engine_options *opt, const struct engine_parts *parts, struct engine **out, struct err *err)

@@ -48,6 +48,7 @@ struct engine_info {
     const char *chat_template;  /* NULL where the file has none */
     const char *bos_text, *eos_text; /* spellings, "" where there is none */
     const char *tokenizer_kind;
+    bool strips_leading_space;  /* the tokenizer puts a space before a text, and decoding from the beginning drops it again */
     const int32_t *end_tokens;
     size_t n_end_tokens;
     int n_vocab;

@@ -41,14 +41,6 @@ void engine_tokenizer_close(struct engine_tokenizer *t)
     free(t);
 }
 
-/* The byte at an offset of the joined spans. */
-static unsigned char byte_at(const struct engine_span *spans, size_t at)
-{
-    for (; at >= spans->n; spans++)
-        at -= spans->n;
-    return (unsigned char)spans->p[at];
-}
-
 int engine_encode(const struct tokenizer *tok, const struct engine_span *spans, size_t n_spans, bool add_bos, size_t max_tokens, bool lossy,
                   struct engine_ids *out, struct err *err)
 {
@@ -60,8 +52,7 @@ int engine_encode(const struct tokenizer *tok, const struct engine_span *spans, 
     struct token_list list = {.ids = out->ids, .n = out->n, .cap = out->cap};
     int rc = tokenizer_encode(tok, text, n_spans, add_bos, max_tokens, &list, err);
     if (rc == 0 && list.n_lost > 0 && !lossy)
-        rc = err_set(err, ERR_INVALID, "byte 0x%02X at offset %zu of the text has no token in this model's vocabulary",
-                     byte_at(spans, list.lost_at), list.lost_at);
+        rc = err_set(err, ERR_INVALID, "byte 0x%02X at offset %zu of the text has no token in this model's vocabulary", list.lost_byte, list.lost_at);
     *out = (struct engine_ids){.ids = list.ids, .n = rc == 0 ? list.n : out->n, .cap = list.cap};
     free(text);
     return rc;

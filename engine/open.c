@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistring/version.h>
 
 #include "engine/engine_internal.h"
 #include "engine/machine.h"
@@ -110,7 +111,9 @@ static void name_numerics(char *out, size_t n)
     if (pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, NULL) < (int)sizeof unicode)
         pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, unicode);
     pcre[strcspn(pcre, " ")] = 0; /* the date behind it says nothing more */
-    snprintf(out, n, "n%d exact, nextd %s, pcre2 %.16s, unicode %.16s", NUMERICS_VERSION, NEXTD_VERSION, pcre, unicode);
+    int unistring = _libunistring_version >> 8; /* its tables of normal forms are its own */
+    snprintf(out, n, "n%d exact, nextd %s, pcre2 %.16s, unicode %.16s, unistring %d.%d", NUMERICS_VERSION, NEXTD_VERSION, pcre, unicode,
+             unistring >> 8, unistring & 0xff);
 }
 
 static void copy_spelling(const struct tokenizer *tok, int32_t id, char *out, size_t n)

@@ -13,7 +13,8 @@ mkdir -p "$NEXTD_CACHE" 2> /dev/null || NEXTD_CACHE=$NEXTD_ROOT/models/cache
 export NEXTD_CACHE
 
 # What the daemon is built from, and what its scripts need to fetch a model.
-BUILD_PACKAGES=(build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libgnutls28-dev libpcre2-dev libinih-dev libsystemd-dev)
+BUILD_PACKAGES=(build-essential pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libgnutls28-dev libpcre2-dev libunistring-dev
+    libinih-dev libsystemd-dev)
 FETCH_PACKAGES=(ca-certificates python3 python3-venv)
 
 say() { printf '%s\n' "$*" >&2; }

@@ -157,9 +157,8 @@ static void completion_init_records(struct completion *c)
         *part = (struct completion_part){.c = c, .prompt_idx = i};
         logprobs_init(&part->prompt_logprobs, style, COMPLETION_MAX_LOGPROB_BYTES);
         if (c->api->echo) {
-            const struct engine_text *echo = &c->call->prepared.echo[i];
             part->prompt_logprobs.count_special = c->api->prompts[i].ids != NULL;
-            part->prompt_logprobs.strip_space = c->api->prompts[i].ids == NULL && (echo->n == 0 || echo->p[0] != ' ');
+            part->prompt_logprobs.strip_space = c->call->app->info->strips_leading_space;
         }
     }
     for (size_t i = 0; i < c->n_choices; i++) {

@@ -78,25 +78,20 @@ static int prepare_prompt(const struct prepare_context *ctx, const struct api_re
     return 0;
 }
 
-/* What `echo` gives back: a text as it was sent, ids as their text with control tokens spelled out. */
+/* What `echo` gives back is the text that the ids stand for, so that text_offset counts in it: of a prompt sent as text what was sent (in NFC, where
+ * the tokenizer puts it there), of ids with control tokens spelled out. */
 static int prepare_echo(const struct prepare_context *ctx, struct prepared *p, struct arena *arena, struct err *err)
 {
     p->echo = arena_alloc(arena, p->n_prompts * sizeof *p->echo);
-    p->echo_owned = arena_alloc(arena, p->n_prompts * sizeof *p->echo_owned);
-    if (p->echo == NULL || p->echo_owned == NULL) {
-        p->echo_owned = NULL;
+    if (p->echo == NULL)
         return err_set(err, ERR_NOMEM, "no memory for %zu prompts", p->n_prompts);
-    }
-    memset(p->echo_owned, 0, p->n_prompts * sizeof *p->echo_owned);
+    memset(p->echo, 0, p->n_prompts * sizeof *p->echo);
     for (size_t i = 0; i < p->n_prompts; i++) {
-        const struct api_prompt *prompt = &p->api.prompts[i];
-        p->echo[i] = (struct engine_text){.p = prompt->text, .n = prompt->n_text};
-        if (prompt->ids == NULL)
-            continue;
+        char *text;
         size_t n;
-        if (engine_detokenize(ctx->engine, prompt->ids, prompt->n_ids, true, &p->echo_owned[i], &n, err) != 0)
+        if (engine_detokenize(ctx->engine, p->ids[i].ids, p->ids[i].n, p->api.prompts[i].ids != NULL, &text, &n, err) != 0)
             return -1;
-        p->echo[i] = (struct engine_text){.p = p->echo_owned[i], .n = n};
+        p->echo[i] = (struct engine_text){.p = text, .n = n};
     }
     return 0;
 }
@@ -191,11 +186,11 @@ void prepared_finish(struct prepared *p)
 {
     for (size_t i = 0; i < p->n_prompts; i++) {
         engine_ids_finish(&p->ids[i]);
-        if (p->echo_owned != NULL)
-            free(p->echo_owned[i]);
+        if (p->echo != NULL)
+            free((void *)(uintptr_t)p->echo[i].p);
     }
     p->n_prompts = 0;
-    p->echo_owned = NULL;
+    p->echo = NULL;
     api_request_finish(&p->api);
 }
 
@@ -207,6 +202,5 @@ void prepared_submitted(struct prepared *p)
     p->api.template_kwargs = NULL;
     json_object_del(p->api.root, "messages");
     json_object_del(p->api.root, "chat_template_kwargs");
-    if (!p->api.echo)
-        json_object_del(p->api.root, "prompt");
+    json_object_del(p->api.root, "prompt");
 }

@@ -22,8 +22,7 @@ struct prepared {
     struct api_request api;
     struct engine_ids *ids;     /* [n_prompts], in the arena; each owned */
     size_t n_prompts;
-    struct engine_text *echo;   /* [n_prompts] texts to echo; NULL without echo */
-    char **echo_owned;          /* [n_prompts] malloc'd or NULL */
+    struct engine_text *echo;   /* [n_prompts] texts to echo, malloc'd; NULL without echo */
     bool used_now;              /* the template read the clock: api.now_s belongs to the answer */
 };
 
@@ -31,7 +30,7 @@ struct prepared {
 int prepare(const struct prepare_context *ctx, enum api_kind kind, const char *body, size_t n_body, int64_t now_s, struct arena *arena,
             struct prepared *out, struct err *err);
 void prepared_finish(struct prepared *p); /* harmless on a zeroed struct */
-/* The engine has its copy: frees the ids, and the prompts' texts unless they are to be echoed. Stops and names stay. */
+/* The engine has its copy: frees the ids and the prompts' texts. Stops, names and what is to be echoed stay. */
 void prepared_submitted(struct prepared *p);
 
 #endif

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/text/nfc.h"
 #include "engine/text/utf8.h"
 
 struct bpe_merge {
@@ -24,7 +25,7 @@ struct bpe {
     const struct pieces *pieces;
     const bool *plain;
     struct pretok *pretok;
-    bool whole_words;
+    bool whole_words, nfc;
     int32_t byte_id[256]; /* or -1 */
     struct bpe_merge *merges;
     size_t mask;
@@ -128,6 +129,7 @@ int bpe_create(const struct vocab *vocab, const struct pretok_kind *kind, const 
     b->pieces = pieces;
     b->plain = plain;
     b->whole_words = kind->whole_words;
+    b->nfc = kind->nfc;
     for (int i = 0; i < 256; i++) {
         char byte = (char)i;
         int32_t id = pieces_find(pieces, &byte, 1);
@@ -166,6 +168,12 @@ struct bpe_run {
     struct token_loss *loss;
 };
 
+static void bpe_note_loss(struct token_loss *loss, const char *at)
+{
+    loss->first = at;
+    loss->byte = (unsigned char)*at;
+}
+
 static int bpe_word(void *ctx, const char *p, size_t n, struct err *err)
 {
     const struct bpe_run *run = ctx;
@@ -184,7 +192,7 @@ static int bpe_word(void *ctx, const char *p, size_t n, struct err *err)
         if (id >= 0)
             symbols[n_symbols++] = (struct merge_symbol){.id = id, .off = (uint32_t)i, .len = 1};
         else if (run->loss->first == NULL)
-            run->loss->first = p + i;
+            bpe_note_loss(run->loss, p + i);
     }
     run->loss->n += n - n_symbols;
     if (n_symbols == 0)
@@ -199,6 +207,19 @@ static int bpe_word(void *ctx, const char *p, size_t n, struct err *err)
 int bpe_encode(const struct bpe *b, const char *p, size_t n, struct merge_state *scratch, const struct token_sink *sink, struct token_loss *loss_io,
                struct err *err)
 {
-    struct bpe_run run = {.bpe = b, .scratch = scratch, .sink = sink, .loss = loss_io};
-    return pretok_split(b->pretok, p, n, bpe_word, &run, err);
+    char *normal = NULL;
+    size_t n_normal = n;
+    if (b->nfc && nfc_normalize(p, n, &normal, &n_normal, err) != 0)
+        return -1;
+    struct token_loss loss = {0};
+    struct bpe_run run = {.bpe = b, .scratch = scratch, .sink = sink, .loss = &loss};
+    int rc = pretok_split(b->pretok, normal != NULL ? normal : p, n_normal, bpe_word, &run, err);
+    size_t origin = 0;
+    if (rc == 0 && normal != NULL && loss.n > 0)
+        rc = nfc_origin(p, n, (size_t)(loss.first - normal), &origin, err);
+    if (loss_io->first == NULL && loss.first != NULL)
+        *loss_io = (struct token_loss){.first = normal != NULL ? p + origin : loss.first, .byte = loss.byte};
+    loss_io->n += loss.n;
+    free(normal);
+    return rc;
 }

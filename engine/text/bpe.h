@@ -1,5 +1,6 @@
 /* bpe.h: byte-level byte-pair encoding. Text is cut into words (pretok.h); each word begins as its bytes and is merged by the model's ranked list.
- * Every byte string has an encoding that decodes to itself, if the vocabulary has all 256 single bytes. Immutable once built; any thread. */
+ * Every byte string has an encoding that decodes to itself (to its NFC, where the family wants that), if the vocabulary has all 256 single bytes.
+ * Immutable once built; any thread. */
 #ifndef NEXTD_BPE_H
 #define NEXTD_BPE_H
 

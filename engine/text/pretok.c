@@ -7,8 +7,8 @@
  * the end begins only where a run of white space begins. Every other rule finds its match or fails after one walk of a run of like characters, and
  * a run is then consumed but for its last character; so all is linear in the text. The match limit, a few steps per byte, guards that claim.
  *
- * Three families' own tokenizers (qwen2, command-r, mpt) put text into Unicode's NFC first. GGUF does not say so, and ids would no longer decode to
- * the text that was sent; so text is taken as it comes here. Nearly all text is in NFC already.
+ * Three families (qwen2, command-r, mpt) were trained on text in Unicode's NFC; GGUF does not say so, their published tokenizers do. Text is brought
+ * there before it is cut (bpe.c).
  *
  * PCRE2 sees a copy in which each byte that is not well-formed UTF-8 is U+0001: like U+FFFD neither letter, number, punctuation nor space, and one
  * byte long, so that offsets stay true. */
@@ -54,7 +54,7 @@ static const struct pretok_kind pretok_kinds[] = {
     {.label = "bpe/llama-bpe", .names = "llama-bpe llama3 llama-v3", .whole_words = true, .adds_bos = true,
      .stages = {LLAMA3_WORDS("\\p{N}{1,3}")}},
     {.label = "bpe/smollm", .names = "smollm", .stages = {"\\p{N}", GPT2_WORDS}},
-    {.label = "bpe/qwen2", .names = "qwen2 deepseek-r1-qwen", .stages = {LLAMA3_WORDS("\\p{N}")}},
+    {.label = "bpe/qwen2", .names = "qwen2 deepseek-r1-qwen", .nfc = true, .stages = {LLAMA3_WORDS("\\p{N}")}},
     {.label = "bpe/deepseek-llm", .names = "deepseek-llm",
      .stages = {"[\\r\\n]", SPACE "?[" DEEPSEEK_LETTERS "]+",
                 SPACE "?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+",
@@ -64,8 +64,8 @@ static const struct pretok_kind pretok_kinds[] = {
     {.label = "bpe/falcon", .names = "falcon", .stages = {"[\\p{P}$+<=>^`|~]+", GPT2_WORDS, "[0-9][0-9][0-9]"}},
     {.label = "bpe/starcoder", .names = "starcoder", .stages = {"\\p{N}", GPT2_WORDS}},
     {.label = "bpe/refact", .names = "refact", .stages = {"\\p{N}", GPT2_WORDS}},
-    {.label = "bpe/command-r", .names = "command-r", .stages = {"\\p{N}", GPT2_WORDS}},
-    {.label = "bpe/mpt", .names = "mpt", .stages = {GPT2_WORDS}},
+    {.label = "bpe/command-r", .names = "command-r", .nfc = true, .stages = {"\\p{N}", GPT2_WORDS}},
+    {.label = "bpe/mpt", .names = "mpt", .nfc = true, .stages = {GPT2_WORDS}},
 };
 #define PRETOK_N_KINDS (sizeof pretok_kinds / sizeof *pretok_kinds)
 

@@ -18,6 +18,7 @@ struct pretok_kind {
     const char *names;       /* the values of tokenizer.ggml.pre that mean it, separated by spaces */
     bool whole_words;        /* a word that is a token itself is not merged up but taken whole */
     bool adds_bos;           /* where the file does not say */
+    bool nfc;                /* text is put into NFC before it is cut (nfc.h) */
     const char *stages[PRETOK_MAX_STAGES]; /* NULL behind the last */
 };
 

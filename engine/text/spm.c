@@ -228,8 +228,10 @@ int spm_encode(const struct spm *s, const char *p, size_t n, bool space_prefix, 
             unk = false;
         } else {
             rc = spm_push_bytes(s, text + sym->off, sym->len, unk, sink, &unk, err);
-            if (unk && loss_io->first == NULL)
+            if (unk && loss_io->first == NULL) {
                 loss_io->first = spm_origin(p, n, sym->off > 0 && space_prefix ? sym->off - 1 : sym->off);
+                loss_io->byte = (unsigned char)text[sym->off];
+            }
             loss_io->n += unk ? sym->len : 0;
         }
     }

@@ -11,7 +11,8 @@ struct token_sink {
 /* Bytes of text that no token can stand for. */
 struct token_loss {
     size_t n;
-    const char *first; /* the first of them, in the text that is encoded; NULL: none */
+    const char *first; /* where the first of them stands in the text that is encoded; NULL: none */
+    unsigned char byte; /* which it is; normalised text may hold bytes that the text sent does not */
 };
 int token_list_push(const struct token_sink *sink, int32_t id, struct err *err);
 

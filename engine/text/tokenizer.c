@@ -331,8 +331,10 @@ int tokenizer_encode(const struct tokenizer *t, const struct text_span *spans, s
         rc = token_list_push(&job.sink, t->bos, err);
     if (rc == 0)
         rc = tokenizer_walk(&job, err);
-    if (rc == 0 && job.loss.n > 0 && out->n_lost == 0)
+    if (rc == 0 && job.loss.n > 0 && out->n_lost == 0) {
         out->lost_at = (size_t)(job.loss.first - text);
+        out->lost_byte = job.loss.byte;
+    }
     if (rc == 0)
         out->n_lost += job.loss.n;
     else

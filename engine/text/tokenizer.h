@@ -57,12 +57,14 @@ struct token_list {
     size_t n, cap;
     size_t n_lost;  /* bytes of text that the vocabulary cannot spell: left out (BPE) or told as the unknown token (SPM) */
     size_t lost_at; /* offset of the first of them in the joined spans */
+    unsigned char lost_byte;
 };
 void token_list_finish(struct token_list *l);
 
 /* Appends the ids of the spans to *out. add_bos puts the model's BOS first where the model wants one and the ids do not begin with it. (EOS is never
- * added: a prompt is there to be continued.) max_tokens bounds out->n: more is ERR_CONTEXT. Any bytes are accepted, valid UTF-8 or not, and kept;
- * the one exception is a byte that the vocabulary cannot spell (see n_lost). n log n in the text, whatever it is. */
+ * added: a prompt is there to be continued.) max_tokens bounds out->n: more is ERR_CONTEXT. Any bytes are accepted, valid UTF-8 or not, and kept,
+ * with two exceptions: a byte that the vocabulary cannot spell (see n_lost), and characters that the family wants in NFC (nfc.h), where text between
+ * special tokens is normalised, never across them. n log n in the text, whatever it is. */
 int tokenizer_encode(const struct tokenizer *t, const struct text_span *spans, size_t n_spans, bool add_bos, size_t max_tokens,
                      struct token_list *out, struct err *err);
 

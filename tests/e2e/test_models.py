@@ -1,5 +1,6 @@
 """The two other families through the same door: fewer requests than SmolLM2 gets, each with something only that model has."""
 import asyncio
+import unicodedata
 
 import openai
 import pytest
@@ -31,6 +32,23 @@ def test_qwen_streams_equal_whole_answers(qwen):
     pieces = [e.choices[0].delta.content or "" for e in c.chat.completions.create(**body, stream=True) if e.choices]
     assert "".join(pieces) == whole
     assert "\ufffd" not in whole
+
+
+def test_qwen_reads_decomposed_text_as_it_was_trained_on_it(qwen):
+    """The same ids, numbers and echo whichever way the text is spelled; the echo is what the ids stand for, and offsets count in it."""
+    composed = "Tiếng Việt, café, 한국어, Å: "
+    spelled = [composed, unicodedata.normalize("NFD", composed).replace("A\u030a", "\u212b")]
+    assert spelled[0] != spelled[1]
+    ids = [qwen.post("/tokenize", {"model": qwen.model, "prompt": s}).json()["tokens"] for s in spelled]
+    assert ids[0] == ids[1]
+    chats = [qwen.post("/tokenize", {"model": qwen.model, "messages": [{"role": "user", "content": s}]}).json()["tokens"] for s in spelled]
+    assert chats[0] == chats[1]
+    ask = {"model": qwen.model, "echo": True, "logprobs": 1, "max_tokens": 4, "temperature": 0}
+    a, b = (qwen.client().completions.create(prompt=s, **ask).choices[0] for s in spelled)
+    assert a.text == b.text and a.text.startswith(composed)
+    assert a.logprobs == b.logprobs
+    whole = [(t, at) for t, at in zip(b.logprobs.tokens, b.logprobs.text_offset) if not t.startswith("bytes:")]
+    assert len(whole) > 8 and all(b.text[at:].startswith(t) for t, at in whole)
 
 
 def test_gemma_completes(gemma):

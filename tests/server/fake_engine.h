@@ -240,8 +240,9 @@ int engine_detokenize(const struct engine *e, const int32_t *ids, size_t n, bool
     for (size_t i = 0; i < n; i++) {
         const char *p;
         size_t len = engine_token_bytes(e, ids[i], special, &p);
-        memcpy(text + at, p, len);
-        at += len;
+        bool strips = fake.info.strips_leading_space && i == 0 && p[0] == ' ';
+        memcpy(text + at, p + strips, len - strips);
+        at += len - strips;
     }
     text[at] = '\0';
     *out = text;

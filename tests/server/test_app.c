@@ -280,6 +280,26 @@ static void logprobs_of_held_back_tokens_ride_with_the_text(void **state)
     close_exchange(x);
 }
 
+static void offsets_count_in_the_echoed_text_where_the_tokenizers_own_space_is_dropped(void **state)
+{
+    (void)state;
+    for (int strips = 0; strips < 2; strips++) {
+        fake.info.strips_leading_space = strips;
+        struct http_exchange *x = post("/v1/completions", "{\"prompt\":[32,32,97,98],\"echo\":true,\"logprobs\":0,\"max_tokens\":0}");
+        fake_prompt(strips);
+        fake_choice(strips, 0, ENGINE_FINISH_LENGTH);
+        fake_end(strips, ENGINE_FINISH_LENGTH, 0);
+        hear();
+        json_t *v = body_of(x);
+        assert_text(v, "choices.0.text", strips ? " ab" : "  ab");
+        assert_number(v, "choices.0.logprobs.text_offset.0", 0);
+        assert_number(v, "choices.0.logprobs.text_offset.2", strips ? 1 : 2);
+        assert_number(v, "choices.0.logprobs.text_offset.3", strips ? 2 : 3);
+        json_decref(v);
+        close_exchange(x);
+    }
+}
+
 static void echo_is_a_streams_first_text_of_every_choice(void **state)
 {
     (void)state;
@@ -575,6 +595,7 @@ int main(void)
         T(a_chat_stream_has_role_text_finish_usage_and_done),
         T(text_is_the_same_however_events_are_cut),
         T(logprobs_of_held_back_tokens_ride_with_the_text),
+        T(offsets_count_in_the_echoed_text_where_the_tokenizers_own_space_is_dropped),
         T(echo_is_a_streams_first_text_of_every_choice),
         T(a_silent_stream_gets_comments),
         T(a_full_stream_pauses_the_engine_and_draining_resumes_it),

@@ -62,8 +62,7 @@ CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 DIGITS = pre_tokenizers.Digits(individual_digits=True)
 
-# tokenizer.ggml.pre: (pre-tokenisers in order, whole words first). The published tokenizers of qwen2, command-r and mpt normalise to NFC before; the
-# file does not say so, transformers does not do it for a GGUF either, and neither does nextd: ids must decode to the text that was sent.
+# tokenizer.ggml.pre: (pre-tokenisers in order, whole words first).
 KINDS = {
     "gpt-2": ([byte_level(True)], False),
     "llama-bpe": ([split(CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + TAIL), byte_level(False)], True),
@@ -80,6 +79,8 @@ KINDS = {
     "command-r": ([DIGITS, byte_level(True)], False),
     "mpt": ([byte_level(True)], False),
 }
+# Whose published tokenizer.json has the normalizer NFC. (mpt's is GPT-NeoX's; DeepSeek's distilled Qwen has Qwen's.)
+NORMALIZED = ("qwen2", "command-r", "mpt")
 
 
 def is_special(token, kind, runs_are_words):
@@ -97,6 +98,8 @@ def bpe(meta):
     steps, whole_words = KINDS[meta["tokenizer.ggml.pre"]]
     merges = [tuple(m.split(" ")) for m in meta["tokenizer.ggml.merges"]]
     t = Tokenizer(BPE({w: i for i, w in enumerate(tokens)}, merges, ignore_merges=whole_words))
+    if meta["tokenizer.ggml.pre"] in NORMALIZED:
+        t.normalizer = normalizers.NFC()
     t.pre_tokenizer = pre_tokenizers.Sequence(steps)
     t.decoder = decoders.ByteLevel()
     add_special(t, tokens, types)

@@ -22,7 +22,7 @@ def texts():
         "prose and code": fill(source), "a": fill("a"), "spaces": fill(" "), "newlines": fill("\n"), "tabs": fill("\t"), "digits": fill("7"),
         "punctuation": fill("!"), "two marks": fill(".,"), "alphabet": fill("abcdefghijklmnopqrstuvwxyz"), "quotes": fill("' "),
         "contractions": fill("'S'LL"), "combining marks": fill("\u0301\u0323"), "marks on a": fill("a" + "\u0301\u0323" * 8),
-        "jamo": fill("\u1100\u1161\u11a8"),
+        "jamo": fill("\u1100\u1161\u11a8"), "decomposed": fill("Tie\u0302\u0301ng Vie\u0323\u0302t "), "notes that grow": fill("\U0001d160"),
         "chinese": fill("中文字符"), "spaces then x": fill(" " * 1000 + "x"), "space tab": fill(" \t"), "space newline": fill(" \n"),
         "no-break space": fill("\u00a0 "), "half a marker": fill("<|im_"), "zeros": fill(b"\0"), "continuation bytes": fill(b"\x80"),
         "unfinished": fill(b"\xf0\x9f"), "random bytes": rng.randbytes(MEGABYTE),

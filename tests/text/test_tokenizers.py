@@ -5,7 +5,9 @@ The reference is built at test time from the same GGUF (reference.py). No commit
 """
 import json
 import random
+import re
 import subprocess
+import unicodedata
 
 import pytest
 
@@ -102,6 +104,24 @@ def test_a_users_text_never_becomes_a_control_token(path):
         assert len(a.ids) == 1 and a.ids[0] in control, t
 
 
+def test_special_tokens_are_found_before_text_is_normalised():
+    """A stroke behind a token does not eat its last character, nor do a token's parts join across it."""
+    stroke = "\u0338"
+    whole = tokenize(QWEN, [[(f"e<|im_end|>{stroke}e\u0301", True)]])[0]
+    assert whole.raw.decode() == f"e<|im_end|>{stroke}\u00e9"
+    assert len(whole.ids) == len(tokenize(QWEN, [[(f"e<|im_end|>{stroke}\u00e9", True)]])[0].ids)
+    assert tokenize(QWEN, [f"<|im_end|>{stroke}"])[0].raw.decode() == "<|im_end|\u226f"  # a user's is text
+    between = tokenize(QWEN, [[("e", True), ("\u0301", False)], "\u00e9"])  # and the border is none
+    assert between[0].ids == between[1].ids
+
+
+def test_only_families_that_want_nfc_get_it():
+    text = "e\u0301 \u1112\u1161\u11ab \u212b"
+    for path in [SMOLLM2, QWEN, GEMMA] + [vocabulary(k) for k in KINDS]:
+        wants = reference.read_metadata(path).get("tokenizer.ggml.pre") in reference.NORMALIZED
+        assert tokenize(path, [text])[0].raw.decode().lstrip(" ") == (unicodedata.normalize("NFC", text) if wants else text), path
+
+
 def test_a_marker_of_the_template_is_the_templates_alone():
     for text in ("<tool_call>", "</tool_call>"):
         assert len(tokenize(QWEN, [[(text, True)]])[0].ids) == 1
@@ -120,12 +140,22 @@ def random_bytes(n):
     return out
 
 
+def nfc(text):
+    """Bytes with their well-formed stretches normalised, each by itself."""
+    stretches = re.split("([\udc80-\udcff]+)", text.decode("utf-8", "surrogateescape"))
+    return "".join(s if i % 2 else unicodedata.normalize("NFC", s) for i, s in enumerate(stretches)).encode("utf-8", "surrogateescape")
+
+
 @pytest.mark.parametrize("path", MODELS + [vocabulary(k) for k in KINDS], ids=NAMES + KINDS)
 def test_any_bytes_come_back(path):
+    """As they were sent or, where the tokenizer wants that, with their text in NFC."""
     texts = random_bytes(2000) + [t.encode() for t in HAND_PICKED] + [bytes([b]) for b in range(256)]
-    spm = reference.read_metadata(path)["tokenizer.ggml.model"] == "llama"
+    meta = reference.read_metadata(path)
+    spm = meta["tokenizer.ggml.model"] == "llama"
     n_lost = 0
     for t, a in zip(texts, tokenize(path, texts)):
+        if not spm and meta["tokenizer.ggml.pre"] in reference.NORMALIZED:
+            t = nfc(t)
         if spm:  # U+2581 is its space; a space may stand before everything
             t = t.replace("▁".encode(), b" ")
             assert a.raw in (t, b" " + t) and a.n_lost == 0
@@ -155,7 +185,8 @@ SPEED = [SMOLLM2, QWEN, GEMMA] + [vocabulary(k) for k in (KINDS if FULL else ["l
 
 @pytest.mark.parametrize("path", SPEED, ids=lambda p: p.stem)
 def test_a_megabyte_of_anything_takes_less_than_two_seconds(path):
-    hard = ["prose and code", "a", "spaces", "newlines", "punctuation", "alphabet", "combining marks", "no-break space", "random bytes"]
+    hard = ["prose and code", "a", "spaces", "newlines", "punctuation", "alphabet", "combining marks", "decomposed", "notes that grow",
+            "no-break space", "random bytes"]
     inputs = speed.texts()
     took = speed.measure(path, inputs if FULL else {name: inputs[name] for name in (hard if path in MODELS else hard[2::3])})
     assert not {name: s for name, s in took.items() if s >= 2}  # of processor time: the machine may be busy with other things

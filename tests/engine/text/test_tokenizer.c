@@ -156,8 +156,64 @@ static void bpe_counts_bytes_that_the_vocabulary_lacks(void **state)
     assert_int_equal(l.n, 2);
     assert_int_equal(l.n_lost, 2);
     assert_int_equal(l.lost_at, 1);
+    assert_int_equal(l.lost_byte, 4);
     token_list_finish(&l);
     tokenizer_destroy(t);
+}
+
+static void families_that_want_nfc_get_it_between_special_tokens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pre;
+        bool nfc;
+    } families[] = {{"gpt2", false}, {"llama-bpe", false}, {"smollm", false}, {"deepseek-llm", false}, {"starcoder", false},
+                    {"qwen2", true}, {"deepseek-r1-qwen", true}, {"command-r", true}, {"mpt", true}};
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        struct small_vocab s;
+        small_init_bpe(&s, families[i].pre);
+        int32_t acute = small_add(&s, "\xc3\x83\xc2\xa9", TOKEN_NORMAL, 0), tool = small_add(&s, "<tool>", TOKEN_USER_DEFINED, 0);
+        small_merge(&s, "\xc3\x83 \xc2\xa9");
+        struct tokenizer *t = make(&s);
+        assert_ids(t, "\xc3\xa9", IDS(acute));
+        if (families[i].nfc) {
+            assert_ids(t, "e\xcc\x81x", IDS(acute, 'x'));
+            assert_ids(t, "\xffx\xcc\xa3" "e\xcc\x81", IDS(0xff, 'x', 0xcc, 0xa3, acute));
+            assert_ids(t, "<tool>\xcc\xb8" "e\xcc\x81", IDS(tool, 0xcc, 0xb8, acute)); /* > and a stroke would join */
+            assert_spans(t, (const struct text_span[]){{"e", 1, true}, {"\xcc\x81", 2, false}}, 2, false, IDS(acute));
+        } else {
+            assert_ids(t, "e\xcc\x81x", IDS('e', 0xcc, 0x81, 'x'));
+        }
+        tokenizer_destroy(t);
+    }
+}
+
+static void a_lost_byte_of_normalised_text_is_placed_in_the_text_that_was_sent(void **state)
+{
+    (void)state;
+    struct small_vocab s;
+    small_init_bpe(&s, "mpt");
+    small_add(&s, "ab", TOKEN_NORMAL, 0);
+    small_merge(&s, "a b");
+    const struct {
+        int byte;
+        size_t at, n;
+    } cases[] = {{0xff, 9, 1}, {0xa9, 1, 2}, {'z', 4, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct token_str whole = s.tokens[cases[i].byte];
+        s.tokens[cases[i].byte] = (struct token_str){"[none]", 6};
+        struct tokenizer *t = make(&s);
+        struct token_list l = {0};
+        struct err err;
+        struct text_span span = {.p = "xe\xcc\x81ze\xcc\x81y\xff", .n = 10};
+        assert_int_equal(tokenizer_encode(t, &span, 1, false, 99, &l, &err), 0);
+        assert_int_equal(l.n_lost, cases[i].n);
+        assert_int_equal(l.lost_at, cases[i].at);
+        assert_int_equal(l.lost_byte, cases[i].byte);
+        token_list_finish(&l);
+        tokenizer_destroy(t);
+        s.tokens[cases[i].byte] = whole;
+    }
 }
 
 static void every_named_pretokeniser_compiles(void **state)
@@ -240,6 +296,7 @@ static void spm_without_byte_tokens_says_unknown_once_per_run(void **state)
     assert_int_equal(tokenizer_encode(t, &span, 1, false, 10, &l, &err), 0);
     assert_int_equal(l.n_lost, 2);
     assert_int_equal(l.lost_at, 2);
+    assert_int_equal(l.lost_byte, 'y');
     token_list_finish(&l);
     tokenizer_destroy(t);
     s.v.eos = s.v.unk; /* text that cannot be spelled must not end a turn */
@@ -556,6 +613,8 @@ int main(void)
         cmocka_unit_test(bpe_takes_any_bytes),
         cmocka_unit_test(bpe_takes_whole_words_where_the_family_does),
         cmocka_unit_test(bpe_counts_bytes_that_the_vocabulary_lacks),
+        cmocka_unit_test(families_that_want_nfc_get_it_between_special_tokens),
+        cmocka_unit_test(a_lost_byte_of_normalised_text_is_placed_in_the_text_that_was_sent),
         cmocka_unit_test(every_named_pretokeniser_compiles),
         cmocka_unit_test(unknown_kinds_are_refused_by_name_with_what_works),
         cmocka_unit_test(spm_merges_by_score_and_spells_the_rest_in_bytes),
