@@ -182,7 +182,7 @@ int gguf_get_str(const struct gguf *g, const char *key, struct token_str *out, s
 
 int gguf_copy_str(const struct gguf *g, const char *key, char **out, struct err *err)
 {
-    struct token_str s;
+    struct token_str s = {0};
     int found = gguf_get_str(g, key, &s, err);
     if (found <= 0)
         return found;
