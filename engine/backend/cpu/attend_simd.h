@@ -16,10 +16,13 @@
  * away. Values must not be touched there, so a chunk's keys are walked in up to three stretches: those that only the earlier queries see, those
  * that all see (together), those that only the later ones see (alone again); per query the order is ascending all the same.
  *
- * Pages of many sequences come from memory, 16 KiB here and 16 KiB there, and each break costs the processor's own read-ahead its stride. So lines
- * are asked for AHEAD bytes before they are read, and the start of the next page's groups before the values. 32 streams of 161 positions, heads of
- * 64: 40 % longer without asking, 20 % with 1 KiB, 15 % with 2 or 4 KiB, 15 % with all of V during K and all of the next K during V, more with
- * other hints (NTA: 90 %) or every second line; 5-10 % without the next page. Walking all kv heads of a page in their order in memory: the same. */
+ * Pages of many sequences come from memory, 16 KiB here and 16 KiB there, and each break costs the processor's own read-ahead its stride. So while a
+ * page is computed, the one that follows is asked for, across jobs, line for line, into the second-level cache. Against asking for lines into the
+ * first-level cache 3 KiB before their use that is 1.15 (heads of 64) to 1.2 times as fast (256) at 32 streams of 161 positions. Into the first-level
+ * cache instead: 1.0. Both, the second request 1 KiB ahead: the same as one. A quarter of K at a time, in the order of memory, with or without
+ * requests: slower. A loop that only reads the pages takes 0.85 of the time.
+ *
+ * Requantising an item's heads inside of it, not in a pass over rows, was 5 % slower: rows lie close in the operand, and threads share lines. */
 #ifndef NEXTD_CPU_ATTEND_SIMD_H
 #define NEXTD_CPU_ATTEND_SIMD_H
 
@@ -29,8 +32,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define GROUP_VECTORS (CPU_KEYS / VF_LANES)    /* vectors of a group's keys */
 #define GROUPS_AT_ONCE (VF_LANES == 16 ? 4 : 1) /* groups whose sums are computed together */
-#define AHEAD 3072                             /* bytes */
-#define AHEAD_GROUP (AHEAD * CPU_KEYS / KV_PAGE) /* the same, of each group of the next page */
+#define ASK_BYTES (2 * CPU_KEYS * GROUPS_AT_ONCE) /* of the next K, per dimension */
 #define WIDE_TILES 3
 #define WIDE_DIM 128
 
@@ -53,18 +55,22 @@ struct tile {
     int at;
     int lo[VF_QUERIES], hi[VF_QUERIES];          /* visible keys; lo > hi: none */
     float m[VF_QUERIES + VF_LANES], l[VF_QUERIES + VF_LANES];
+    float *o;                                    /* [n][v_stride] values of the chunk */
 };
 
-/* A chunk's page, as it lies and, where `wide`, in f32. */
+/* A chunk's page, as it lies and, where `wide`, in f32; and what will be read after it, most likely, to be asked for. */
 struct chunk {
-    const uint16_t *k, *v, *next; /* next: a K that will be read after, most likely */
+    const uint16_t *k, *v;
     const float *wide_k, *wide_v;
+    const uint16_t *next_k, *next_k_end, *next_v, *next_v_end;
 };
 
-ALWAYS_INLINE void ask_for(const void *p, size_t bytes)
+/* Into the second-level cache, unless it begins at or beyond `end`. */
+ALWAYS_INLINE void ask_for(const uint16_t *p, const uint16_t *end, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch((const char *)p + i);
+    if (p < end)
+        UNROLL for (size_t i = 0; i < bytes; i += 64)
+            __builtin_prefetch((const char *)p + i, 0, 2);
 }
 
 /* Raw q.k of n_groups groups of keys from `group` on, for n queries. */
@@ -75,14 +81,14 @@ ALWAYS_INLINE void dot_groups(const int n, const int n_groups, const bool wide, 
     const size_t group_elems = (size_t)head_dim * CPU_KEYS;
     const uint16_t *line = c->k + (size_t)group * group_elems;
     const float *wide_line = wide ? c->wide_k + (size_t)group * group_elems : NULL;
-    const char *ask = (const char *)line + AHEAD;
+    const uint16_t *ask = c->next_k + (size_t)group * group_elems;
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++)
             acc[i][g] = vf_set1(0.0f);
     for (int d = 0; d < head_dim; d++) {
         vf a[VF_QUERIES];
         if (!wide)
-            ask_for(ask, 32 * (size_t)n_groups);
+            ask_for(ask, c->next_k_end, ASK_BYTES);
         UNROLL for (int i = 0; i < n; i++)
             a[i] = vf_set1(s->q[t->at + i][d]);
         UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++) {
@@ -93,7 +99,7 @@ ALWAYS_INLINE void dot_groups(const int n, const int n_groups, const bool wide, 
         }
         line += CPU_KEYS;
         wide_line += wide ? CPU_KEYS : 0;
-        ask += 32 * n_groups;
+        ask += ASK_BYTES / 2;
     }
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++)
@@ -150,13 +156,13 @@ ALWAYS_INLINE void weigh(const int n, const struct queries *s, struct tile *t, f
 }
 
 /* Adds keys lo..hi to the values of queries i0 .. i0+n-1 of a tile, `lines` vectors of dimensions from dimension d on; `fresh`: to nothing yet. */
-ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, const struct queries *s, int i0, const struct chunk *c, int v_stride,
-                              int d, int lo, int hi, bool fresh)
+ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, const struct queries *s, const struct tile *t, int i0,
+                              const struct chunk *c, int v_stride, int d, int lo, int hi, bool fresh)
 {
     vf acc[VF_QUERIES][VF_LINES];
-    float *o = s->o + (size_t)i0 * (size_t)v_stride + d;
+    float *o = t->o + (size_t)i0 * (size_t)v_stride + d;
     const size_t at = (size_t)lo * (size_t)v_stride + (size_t)d;
-    const uint16_t *line = c->v + at;
+    const uint16_t *line = c->v + at, *ask = c->next_v + at;
     const float *wide_line = wide ? c->wide_v + at : NULL, *p = s->p + KV_PAGE * i0 + lo, *end = p + (hi - lo);
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < lines; g++)
@@ -164,7 +170,7 @@ ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, con
     for (; p <= end; p++) {
         vf x[VF_LINES];
         if (!wide)
-            ask_for((const char *)line + AHEAD, 2 * VF_LANES * (size_t)lines);
+            ask_for(ask, c->next_v_end, 2 * VF_LANES * (size_t)lines);
         UNROLL for (int g = 0; g < lines; g++)
             x[g] = wide ? vf_load(wide_line + VF_LANES * g) : vf_load_f16(line + VF_LANES * g);
         UNROLL for (int i = 0; i < n; i++) {
@@ -173,6 +179,7 @@ ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, con
                 acc[i][g] = vf_fma(x[g], a, acc[i][g]);
         }
         line += v_stride;
+        ask += v_stride;
         wide_line += wide ? v_stride : 0;
     }
     UNROLL for (int i = 0; i < n; i++)
@@ -180,22 +187,23 @@ ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, con
             vf_store(o + i * v_stride + VF_LANES * g, acc[i][g]);
 }
 
-ALWAYS_INLINE void add_stretch(const int n, const bool wide, const struct queries *s, int i0, const struct chunk *c, int v_stride, int lo, int hi,
-                               bool fresh)
+ALWAYS_INLINE void add_stretch(const int n, const bool wide, const struct queries *s, const struct tile *t, int i0, const struct chunk *c,
+                               int v_stride, int lo, int hi, bool fresh)
 {
     if (lo > hi)
         return;
     int d = 0;
     for (; d + VF_LINES * VF_LANES <= v_stride; d += VF_LINES * VF_LANES)
-        add_values(n, VF_LINES, wide, s, i0, c, v_stride, d, lo, hi, fresh);
+        add_values(n, VF_LINES, wide, s, t, i0, c, v_stride, d, lo, hi, fresh);
     for (; d < v_stride; d += VF_LANES)
-        add_values(n, 1, wide, s, i0, c, v_stride, d, lo, hi, fresh);
+        add_values(n, 1, wide, s, t, i0, c, v_stride, d, lo, hi, fresh);
 }
 
 /* One query's stretch that not all of its tile see: rare, so one copy of the code. */
-static __attribute__((noinline)) void add_alone(const struct queries *s, int i, const struct chunk *c, int v_stride, int lo, int hi)
+static __attribute__((noinline)) void add_alone(const struct queries *s, const struct tile *t, int i, const struct chunk *c, int v_stride, int lo,
+                                                int hi)
 {
-    add_stretch(1, false, s, i, c, v_stride, lo, hi, false);
+    add_stretch(1, false, s, t, i, c, v_stride, lo, hi, false);
 }
 
 /* The values of a chunk, in stretches; see the top. */
@@ -212,21 +220,22 @@ ALWAYS_INLINE void chunk_values(const int n, const bool wide, const struct queri
     if (from > to)
         fresh = false;
     if (!fresh)
-        memset(s->o, 0, (size_t)n * (size_t)v_stride * sizeof *s->o);
+        memset(t->o, 0, (size_t)n * (size_t)v_stride * sizeof *t->o);
     for (int i = 0; i < n && !fresh; i++)
-        add_alone(s, i, c, v_stride, t->lo[i], from <= to ? from - 1 : t->hi[i]);
+        add_alone(s, t, i, c, v_stride, t->lo[i], from <= to ? from - 1 : t->hi[i]);
     if (from > to)
         return;
-    add_stretch(n, wide, s, 0, c, v_stride, from, to, fresh);
+    add_stretch(n, wide, s, t, 0, c, v_stride, from, to, fresh);
     for (int i = 0; i < n; i++)
-        add_alone(s, i, c, v_stride, to + 1, t->hi[i]);
+        if (to < t->hi[i])
+            add_alone(s, t, i, c, v_stride, to + 1, t->hi[i]);
 }
 
 /* The chunk of query i of the tile joins the running result: a and b scale them; see lanes.h. */
-ALWAYS_INLINE void join(const struct queries *s, int at, int i, float a, float b, int v_stride)
+ALWAYS_INLINE void join(const struct queries *s, const struct tile *t, int i, float a, float b, int v_stride)
 {
-    const float *o = s->o + (size_t)i * (size_t)v_stride;
-    float *run = s->run + (size_t)at * (size_t)v_stride;
+    const float *o = t->o + (size_t)i * (size_t)v_stride;
+    float *run = s->run + (size_t)(t->at + i) * (size_t)v_stride;
     const vf va = vf_set1(a), vb = vf_set1(b);
     for (int d = 0; d < v_stride; d += VF_LANES)
         vf_store(run + d, vf_fma(vf_load(o + d), vb, vf_mul(vf_load(run + d), va)));
@@ -236,7 +245,7 @@ ALWAYS_INLINE void join(const struct queries *s, int at, int i, float a, float b
 static void keep_partial(const struct queries *s, const struct tile *t, int i, int chunk, int v_stride)
 {
     float *p = s->partial[t->at + i] + (size_t)chunk * partial_floats(v_stride);
-    memcpy(p, s->o + (size_t)i * (size_t)v_stride, (size_t)v_stride * sizeof *p);
+    memcpy(p, t->o + (size_t)i * (size_t)v_stride, (size_t)v_stride * sizeof *p);
     p[v_stride] = t->m[i];
     p[v_stride + 1] = t->l[i];
 }
@@ -260,13 +269,14 @@ ALWAYS_INLINE void merge(const int n, struct queries *s, const struct tile *t, i
         if (s->started[at]) {
             s->m[at] = top[i];
             s->l[at] = sum[i];
-            join(s, at, i, a[i], b[i], v_stride);
+            join(s, t, i, a[i], b[i], v_stride);
             continue;
         }
         s->started[at] = true;
         s->m[at] = t->m[i];
         s->l[at] = t->l[i];
-        memcpy(s->run + (size_t)at * (size_t)v_stride, s->o + (size_t)i * (size_t)v_stride, (size_t)v_stride * sizeof *s->run);
+        if (t->o == s->o)
+            memcpy(s->run + (size_t)at * (size_t)v_stride, t->o + (size_t)i * (size_t)v_stride, (size_t)v_stride * sizeof *s->run);
     }
 }
 
@@ -275,6 +285,7 @@ ALWAYS_INLINE void pass(const int n, const bool wide, struct queries *s, const s
 {
     struct tile t = {.at = at};
     int most = -1;
+    bool first = j->partials == NULL; /* chunk of all of them: its values are the result so far */
     for (int i = 0; i < n; i++) {
         t.lo[i] = s->first[at + i] > c * KV_PAGE ? s->first[at + i] - c * KV_PAGE : 0;
         t.hi[i] = s->last[at + i] < c * KV_PAGE + KV_PAGE - 1 ? s->last[at + i] - c * KV_PAGE : KV_PAGE - 1;
@@ -283,13 +294,13 @@ ALWAYS_INLINE void pass(const int n, const bool wide, struct queries *s, const s
             t.hi[i] = -1;
         }
         most = t.hi[i] > most ? t.hi[i] : most;
+        first = first && !s->started[at + i];
     }
     if (most < 0)
         return;
+    t.o = first ? s->run + (size_t)at * (size_t)j->v_stride : s->o;
     dots(n, wide, s, &t, page, j->head_dim, most / CPU_KEYS + 1);
     weigh(n, s, &t, j->scale);
-    for (int g = 0; g < KV_PAGE / CPU_KEYS && !wide; g++)
-        ask_for(page->next + (size_t)g * (size_t)j->head_dim * CPU_KEYS, AHEAD_GROUP);
     chunk_values(n, wide, s, &t, page, j->v_stride);
     if (j->partials == NULL) {
         merge(n, s, &t, j->v_stride);
@@ -331,12 +342,30 @@ static void widen(const uint16_t *x, size_t n, float *out)
         vf_store(out + i, vf_load_f16(x + i));
 }
 
-/* The K that will be read after chunk c: the next chunk's, or, most likely, the next kv head's first. Asked for only; it need not exist. */
-static const uint16_t *next_k(const struct attend_job *j, int c, int first, int c_last)
+/* What is read after chunk c: the next chunk, or the next job's first. */
+static void look_ahead(const struct attend_job *j, int c, int last, struct chunk *page)
 {
-    if (c < c_last)
-        return j->layer_kv + (size_t)j->pages[c + 1] * j->page_elems;
-    return j->layer_kv + (size_t)j->pages[first / KV_PAGE] * j->page_elems + (size_t)KV_PAGE * (size_t)(j->head_dim + j->v_stride);
+    bool inside = c < last / KV_PAGE;
+    int n_keys = inside ? last - (c + 1) * KV_PAGE + 1 : j->n_next;
+    n_keys = n_keys < KV_PAGE ? n_keys : KV_PAGE;
+    page->next_k = inside ? j->layer_kv + (size_t)j->pages[c + 1] * j->page_elems : j->n_next > 0 ? j->next : page->k;
+    page->next_v = page->next_k + (size_t)j->head_dim * KV_PAGE;
+    page->next_k_end = page->next_k + (size_t)((n_keys + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * (size_t)j->head_dim;
+    page->next_v_end = page->next_v + (size_t)n_keys * (size_t)j->v_stride;
+}
+
+/* The running results are complete. */
+static void finish(const struct queries *s, const struct attend_job *j)
+{
+    for (int i = 0; i < s->n; i++) {
+        const float *run = s->run + (size_t)i * (size_t)j->v_stride, inverse = 1.0f / s->l[i];
+        float *out = s->out[i];
+        int d = 0;
+        for (; d + VF_LANES <= j->head_dim; d += VF_LANES)
+            vf_store(out + d, vf_mul(vf_load(run + d), vf_set1(inverse)));
+        for (; d < j->head_dim; d++)
+            out[d] = run[d] * inverse;
+    }
 }
 
 /* All queries over all their chunks. */
@@ -353,7 +382,7 @@ static void walk(struct queries *s, const struct attend_job *j)
     for (int c = parts ? j->chunk_first : first / KV_PAGE; c <= c_last; c++) {
         struct chunk page = {.k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, .wide_k = s->wide_k, .wide_v = s->wide_v};
         page.v = page.k + (size_t)j->head_dim * KV_PAGE;
-        page.next = next_k(j, c, first, c_last);
+        look_ahead(j, c, last, &page);
         if (wide) {
             int n_keys = last - c * KV_PAGE < KV_PAGE ? last - c * KV_PAGE + 1 : KV_PAGE;
             widen(page.k, (size_t)((n_keys + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * (size_t)j->head_dim, s->wide_k);
@@ -366,18 +395,16 @@ static void walk(struct queries *s, const struct attend_job *j)
             else
                 pass_narrow(n, s, j, at, c, &page);
             at += n;
+            page.next_k_end = page.next_v_end = NULL; /* once is enough */
         }
     }
-    for (int i = 0; i < s->n && !parts; i++) {
-        float inverse = 1.0f / s->l[i];
-        for (int d = 0; d < j->head_dim; d++)
-            s->out[i][d] = s->run[(size_t)i * (size_t)j->v_stride + (size_t)d] * inverse;
-    }
+    if (!parts)
+        finish(s, j);
 }
 
 static void simd_attend(const struct attend_job *j, float *scratch)
 {
-    int total = j->n_rows * j->n_heads;
+    int row = 0, head = 0;
     struct queries s;
     memset(s.m, 0, sizeof s.m);
     memset(s.l, 0, sizeof s.l);
@@ -386,14 +413,16 @@ static void simd_attend(const struct attend_job *j, float *scratch)
     s.run = s.o + CPU_TILE * j->v_stride;
     s.wide_k = s.run + CPU_QUERIES * j->v_stride;
     s.wide_v = s.wide_k + KV_PAGE * j->head_dim;
-    for (int at = 0; at < total;) {
-        for (s.n = 0; s.n < CPU_QUERIES && at < total; s.n++, at++) {
-            int row = at / j->n_heads, head = at % j->n_heads, i = s.n;
+    while (row < j->n_rows) {
+        for (s.n = 0; s.n < CPU_QUERIES && row < j->n_rows; s.n++) {
+            int i = s.n;
             s.q[i] = j->q + (size_t)row * j->q_stride + (size_t)head * (size_t)j->head_dim;
             s.out[i] = j->out + (size_t)row * j->out_stride + (size_t)head * (size_t)j->head_dim;
             s.first[i] = attend_first(j, row);
             s.last[i] = j->pos + row;
             s.partial[i] = j->partials == NULL ? NULL : j->partials + (size_t)head * j->partials_stride;
+            head = head + 1 < j->n_heads ? head + 1 : 0;
+            row += head == 0;
         }
         walk(&s, j);
     }

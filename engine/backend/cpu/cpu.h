@@ -98,6 +98,8 @@ struct attend_job {
     const int32_t *pages;        /* of the sequence */
     uint16_t *layer_kv;          /* page p, this kv head: layer_kv + p * page_elems */
     size_t page_elems;           /* distance of two pages */
+    const uint16_t *next;        /* the page that is read after this job's, most likely, and how many of its keys; or NULL and 0 */
+    int n_next;
     /* NULL: all chunks are computed, merged and finished. Else only chunks chunk_first .. chunk_last of the one row are computed, and chunk c of
      * head h is left at partials + h * partials_stride + (c - first chunk seen) * partial_floats(v_stride). */
     float *partials;

@@ -463,9 +463,15 @@ static struct attend_job attend_job_of(const struct attend_step *j, int group, i
 static void attend_items(void *ctx, int thread, int first, int last)
 {
     const struct attend_step *j = ctx;
-    int n_kv = j->c->shape.n_kv;
-    for (int i = first; i < last; i++) {
-        struct attend_job job = attend_job_of(j, i / n_kv, i % n_kv);
+    int n_kv = j->c->shape.n_kv, n_items = j->c->n_groups * n_kv;
+    struct attend_job job = attend_job_of(j, first / n_kv, first % n_kv), next = job;
+    for (int i = first; i < last; i++, job = next) {
+        if (i + 1 < n_items) {
+            next = attend_job_of(j, (i + 1) / n_kv, (i + 1) % n_kv);
+            int chunk = attend_first(&next, 0) / KV_PAGE;
+            job.next = next.layer_kv + (size_t)next.pages[chunk] * next.page_elems;
+            job.n_next = next.pos + next.n_rows - chunk * KV_PAGE;
+        }
         j->c->k->attend(&job, j->c->scratch[thread]);
     }
 }
