@@ -90,7 +90,7 @@ static void make_operand(struct operand *o, int n_rows, int n_cols, const struct
     for (int r = 0; r < n_rows; r++) {
         for (int i = 0; i < n_cols; i++)
             x[i] = (float)next_byte(&state) - 31.5f;
-        k->quantise(x, o, r, 0, o->n_blocks, NEEDS_Q | NEEDS_F);
+        k->quantise(x, (size_t)n_cols, o, r, 1, 0, o->n_blocks, ~0);
     }
     free(x);
 }

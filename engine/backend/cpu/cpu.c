@@ -80,7 +80,7 @@ size_t cpu_scratch_floats(const struct backend_shape *shape)
 {
     size_t dim = round_up((size_t)shape->head_dim, 16), attend = CPU_TILE * (KV_PAGE + dim) + (CPU_QUERIES + 2 * KV_PAGE) * dim;
     size_t tiles = (size_t)2 * CPU_ITEM_ROWS * CPU_STRIPE;
-    size_t row = round_up((size_t)shape->d_model, CPU_STRIPE) + CPU_STRIPE;
+    size_t row = CPU_ROWS * round_up((size_t)shape->d_model, CPU_STRIPE);
     size_t need = attend > tiles ? attend : tiles;
     return round_up((need > row ? need : row) + 64, 1024);
 }
@@ -295,11 +295,25 @@ static struct matrix *matrix_new(struct cpu *c, const struct tensor *parts, int 
     return m;
 }
 
+static int needs_of(const struct cpu *c, int type)
+{
+    if (quant_is_float(type))
+        return NEEDS_F;
+    if (!c->k->tiled)
+        return NEEDS_Q | NEEDS_HALF;
+    switch (pack_format(type)->scale) {
+    case PACK_F16: return NEEDS_Q | NEEDS_BIAS;
+    case PACK_F16_MIN:
+    case PACK_K_MIN: return NEEDS_Q | NEEDS_S;
+    default: return NEEDS_Q | NEEDS_HALF;
+    }
+}
+
 /* Tensor number `part` of a matrix: its stripes stand at first, first + step, ...; its first output is column col. */
-static void describe_part(struct matrix *m, int part, const struct tensor *t, int first, int step, int col)
+static void describe_part(const struct cpu *c, struct matrix *m, int part, const struct tensor *t, int first, int step, int col)
 {
     m->first_stripe[part] = first;
-    m->needs |= quant_is_float(t->type) ? NEEDS_F : NEEDS_Q;
+    m->needs |= needs_of(c, t->type);
     for (int i = 0; i < n_stripes_of(t); i++) {
         int left = t->n_rows - i * CPU_STRIPE;
         m->stripes[first + i * step] = (struct stripe){.type = t->type, .col = col + i * CPU_STRIPE, .n = left < CPU_STRIPE ? left : CPU_STRIPE};
@@ -312,7 +326,7 @@ static int cpu_matrix_stack(struct backend *be, const struct tensor *parts, int 
     if (m == NULL)
         return -1;
     for (int i = 0, first = 0; i < n_parts; first += n_stripes_of(&parts[i]), m->n_rows += parts[i].n_rows, i++)
-        describe_part(m, i, &parts[i], first, 1, m->n_rows);
+        describe_part((struct cpu *)be, m, i, &parts[i], first, 1, m->n_rows);
     *out = m;
     return 0;
 }
@@ -326,8 +340,8 @@ static int cpu_matrix_pair(struct backend *be, const struct tensor *gate, const 
     assert(gate->n_rows == up->n_rows);
     m->pair = true;
     m->n_rows = gate->n_rows;
-    describe_part(m, 0, gate, 0, 2, 0);
-    describe_part(m, 1, up, 1, 2, 0);
+    describe_part((struct cpu *)be, m, 0, gate, 0, 2, 0);
+    describe_part((struct cpu *)be, m, 1, up, 1, 2, 0);
     *out = m;
     return 0;
 }

@@ -16,6 +16,7 @@
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
 #define CPU_ITEM_ROWS 64  /* rows of a step that one work item takes: their partial sums leave room in first-level cache */
 #define CPU_MAX_PARTS 3   /* tensors of a matrix */
+#define CPU_ROWS 8        /* rows that are quantised together, where there are as many */
 #define CPU_KEYS 16       /* keys of a KV page that lie together */
 #define CPU_QUERIES 48    /* query heads, of one or more rows, that share one walk over KV pages */
 #define CPU_TILE 6        /* of them, those whose sums are in registers together, at most */
@@ -45,8 +46,8 @@ static inline int operand_place(int n_blocks, int b)
     return operand_slot_start(n_blocks, b % QUANT_SLOTS) + b / QUANT_SLOTS;
 }
 
-/* Which forms of an operand a matrix reads. */
-enum { NEEDS_Q = 1, NEEDS_F = 2 };
+/* Which parts of an operand a matrix reads; Q: q and d. */
+enum { NEEDS_Q = 1, NEEDS_S = 2, NEEDS_BIAS = 4, NEEDS_HALF = 8, NEEDS_F = 16 };
 
 /* 32 outputs (fewer in the last of a part) of one type. */
 struct stripe {
@@ -58,7 +59,7 @@ struct stripe {
 
 struct matrix {
     int n_rows, n_cols, n_blocks;
-    int needs;         /* NEEDS_Q | NEEDS_F */
+    int needs;         /* NEEDS_... of its stripes together */
     size_t at;         /* in the arena */
     bool pair;         /* stripes 2c and 2c + 1 are gate and up of outputs 32 c .. */
     int n_stripes;
@@ -125,16 +126,18 @@ struct cpu_kernels {
     bool tiled; /* weights are packed into tiles */
     /* out[r - r0][0 .. 31] = stripe . x[r] for r0 <= r < r1; writes 32 columns whatever s->n. `ahead`: bytes that will be read next, or NULL. */
     void (*gemm)(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead);
-    /* One row into an operand. -1 if a value is not finite. */
-    int (*quantise)(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs);
+    /* Rows x, x + ld, ... of n_blocks blocks into rows and blocks of an operand. -1 if a value is not finite. */
+    int (*quantise)(const float *x, size_t ld, struct operand *o, int row, int n_rows, int first_block, int n_blocks, int needs);
     void (*norm)(const float *x, const float *w, int n, float eps, float *out);
-    /* out[i] = act(gate[i]) * up[i], 32 values */
-    void (*activate)(enum activation act, const float *gate, const float *up, float *out);
-    /* x[i] += y[i] */
-    void (*add)(float *x, const float *y, int n);
+    /* gate[i] = act(gate[i]) * up[i], n values, n a multiple of 32 */
+    void (*activate)(enum activation act, float *gate, const float *up, int n);
+    /* x[i] += y[i], n values in each of n_rows rows */
+    void (*add)(float *x, size_t ldx, const float *y, size_t ldy, int n, int n_rows);
     /* cs_out[i] = cosine and sine of pos * freq[i], n pairs */
     void (*angles)(const double *freq, int n, int pos, float *cs_out);
     void (*rotate)(float *x, int rope_dims, bool neox, const float *cs);
+    /* Output `row` (0..31) of a stripe as f32. */
+    void (*dequantise)(const struct stripe *s, int row, int n_cols, float *out);
     void (*to_f16)(const float *x, int n, uint16_t *out);
     void (*attend)(const struct attend_job *job, float *scratch);
     /* Merges n consecutive partials of a head and finishes them. */

@@ -21,6 +21,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .add = simd_add,
     .angles = simd_angles,
     .rotate = simd_rotate,
+    .dequantise = simd_dequantise,
     .to_f16 = simd_to_f16,
     .attend = attend_avx512,
     .attend_merge = attend_merge_avx512,

@@ -48,9 +48,9 @@ static void generic_gemm(const struct stripe *s, int n_cols, const struct operan
     }
 }
 
-static int generic_quantise(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
+static int generic_quantise(const float *x, size_t ld, struct operand *o, int row, int n_rows, int first_block, int n_blocks, int needs)
 {
-    return lanes_quantise(x, o, row, first_block, n_blocks, needs);
+    return lanes_quantise(x, ld, o, row, n_rows, first_block, n_blocks, needs);
 }
 
 static void generic_norm(const float *x, const float *w, int n, float eps, float *out)
@@ -60,15 +60,15 @@ static void generic_norm(const float *x, const float *w, int n, float eps, float
         out[i] = (x[i] * factor) * w[i];
 }
 
-static void generic_activate(enum activation act, const float *gate, const float *up, float *out)
+static void generic_activate(enum activation act, float *gate, const float *up, int n)
 {
-    for (int i = 0; i < CPU_STRIPE; i++)
-        out[i] = (act == ACT_SILU ? num_silu(gate[i]) : num_gelu_tanh(gate[i])) * up[i];
+    for (int i = 0; i < n; i++)
+        gate[i] = (act == ACT_SILU ? num_silu(gate[i]) : num_gelu_tanh(gate[i])) * up[i];
 }
 
-static void generic_add(float *x, const float *y, int n)
+static void generic_add(float *x, size_t ldx, const float *y, size_t ldy, int n, int n_rows)
 {
-    lanes_add(x, y, n);
+    lanes_add(x, ldx, y, ldy, n, n_rows);
 }
 
 static void generic_angles(const double *freq, int n, int pos, float *cs_out)
@@ -79,6 +79,11 @@ static void generic_angles(const double *freq, int n, int pos, float *cs_out)
 static void generic_rotate(float *x, int rope_dims, bool neox, const float *cs)
 {
     lanes_rotate(x, rope_dims, neox, cs);
+}
+
+static void generic_dequantise(const struct stripe *s, int row, int n_cols, float *out)
+{
+    quant_dequantise_row(s->type, s->w + (size_t)row * quant_row_bytes(s->type, n_cols), n_cols, out);
 }
 
 static void generic_to_f16(const float *x, int n, uint16_t *out)
@@ -186,6 +191,7 @@ const struct cpu_kernels cpu_kernels_generic = {
     .add = generic_add,
     .angles = generic_angles,
     .rotate = generic_rotate,
+    .dequantise = generic_dequantise,
     .to_f16 = generic_to_f16,
     .attend = generic_attend,
     .attend_merge = generic_attend_merge,

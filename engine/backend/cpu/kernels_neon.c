@@ -21,6 +21,7 @@ const struct cpu_kernels cpu_kernels_neon = {
     .add = simd_add,
     .angles = simd_angles,
     .rotate = simd_rotate,
+    .dequantise = simd_dequantise,
     .to_f16 = simd_to_f16,
     .attend = attend_neon,
     .attend_merge = attend_merge_neon,

@@ -22,6 +22,7 @@
 #include <assert.h>
 
 #include "engine/backend/cpu/cpu.h"
+#include "engine/backend/cpu/pack.h"
 
 /* out = (x * factor) * w. */
 static inline void lanes_norm(const float *restrict x, const float *restrict w, int n, float eps, float *restrict out)
@@ -63,7 +64,7 @@ static inline bool lanes_finite(const float x[QUANT_BLOCK])
 }
 
 /* x holds n_blocks blocks from first_block on; the operand's last block may be short. */
-static inline int lanes_quantise(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
+static inline int lanes_quantise_row(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
 {
     int rc = 0;
     for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
@@ -87,10 +88,29 @@ static inline int lanes_quantise(const float *x, struct operand *o, int row, int
     return rc;
 }
 
-static inline void lanes_add(float *restrict x, const float *restrict y, int n)
+static inline int lanes_quantise(const float *x, size_t ld, struct operand *o, int row, int n_rows, int first_block, int n_blocks, int needs)
+{
+    int rc = 0;
+    for (int r = 0; r < n_rows; r++)
+        if (lanes_quantise_row(x + (size_t)r * ld, o, row + r, first_block, n_blocks, needs) != 0)
+            rc = -1;
+    return rc;
+}
+
+static inline void lanes_add_row(float *restrict x, const float *restrict y, int n)
 {
     for (int i = 0; i < n; i++)
         x[i] += y[i];
+}
+
+static inline void lanes_add(float *x, size_t ldx, const float *y, size_t ldy, int n, int n_rows)
+{
+    for (int r = 0; r < n_rows; r++, x += ldx, y += ldy) {
+        if (n == CPU_STRIPE) /* a loop of known length */
+            lanes_add_row(x, y, CPU_STRIPE);
+        else
+            lanes_add_row(x, y, n);
+    }
 }
 
 static inline void lanes_angles(const double *restrict freq, int n, int pos, float *restrict cs_out)
@@ -119,6 +139,32 @@ static inline void lanes_rotate(float *restrict x, int rope_dims, bool neox, con
         float a = x[2 * i], b = x[2 * i + 1], c = cs[2 * i], s = cs[2 * i + 1];
         x[2 * i] = fmaf(a, c, -(b * s));
         x[2 * i + 1] = fmaf(b, c, a * s);
+    }
+}
+
+/* quant_dequantise_row of the row that was packed. */
+static inline void lanes_dequantise(const struct stripe *s, int row, int n_cols, float *restrict out)
+{
+    if (!quant_is_float(s->type))
+        pack_ask(s->type, s->w, row, n_cols);
+    for (int b = 0; b < quant_n_blocks(n_cols); b++, out += QUANT_BLOCK) {
+        int n = n_cols - b * QUANT_BLOCK < QUANT_BLOCK ? n_cols - b * QUANT_BLOCK : QUANT_BLOCK;
+        if (quant_is_float(s->type)) {
+            int bytes = s->type == TENSOR_F32 ? 4 : 2;
+            const uint8_t *tile = pack_tile(s->type, s->w, n_cols, b) + row * bytes;
+            for (int k = 0; k < n; k++, tile += CPU_STRIPE * bytes)
+                if (s->type == TENSOR_F32)
+                    memcpy(&out[k], tile, sizeof *out);
+                else
+                    out[k] = s->type == TENSOR_F16 ? quant_f16(tile) : num_f32_from_bf16(quant_u16(tile));
+            continue;
+        }
+        struct quant_w w;
+        pack_unpack(s->type, s->w, row, n_cols, b, &w);
+        for (int k = 0; k < QUANT_BLOCK / 2; k++) /* by halves: their scales and minima do not change within */
+            out[k] = quant_w_value(&w, k);
+        for (int k = QUANT_BLOCK / 2; k < QUANT_BLOCK; k++)
+            out[k] = quant_w_value(&w, k);
     }
 }
 

@@ -280,21 +280,46 @@ void pack_stripe(int type, const uint8_t *rows, int n_rows, int n_cols, uint8_t 
 
 /* ---- and back ---- */
 
-static unsigned get_value(const struct pack_format *f, const uint8_t *tile, int g, int r, int k)
+const uint8_t *pack_tile(int type, const uint8_t *stripe, int n_cols, int b)
 {
-    int i = k % 4, line = k / 4 % 4, bit = 4 * r + i;
-    if (f->bits == 8)
-        return tile[((k / 4) * 2 + g) * 64 + bit];
-    if (f->bits <= 3) {
-        unsigned low = tile[((k / 16) * 2 + g) * 64 + bit] >> 2 * line & 3;
-        return f->bits == 2 ? low : low | (unsigned)(tile[256 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] >> bit % 8 & 1) << 2;
+    return stripe + pack_header_bytes(type, n_cols) + (size_t)operand_place(quant_n_blocks(n_cols), b) * (size_t)formats[type].tile_bytes;
+}
+
+static uint32_t get_word(const uint8_t *lines, int line, int r)
+{
+    return word_at(lines + (line * 2 + r / LANES) * 64, r % LANES);
+}
+
+/* The mask bits of values 16 h + 4 v .. + 3 of output r, one a byte. */
+static uint32_t get_bits(const uint8_t *masks, int v, int h, int r)
+{
+    uint32_t bits = masks[((v * 2 + r / LANES) * 2 + h) * 8 + r % LANES / 2] >> r % 2 * 4 & 15;
+    return bits * 0x00204081u & 0x01010101u; /* bit i moves to bit 8 i */
+}
+
+/* Values 16 h + 4 v .. + 3 of output r. */
+static inline uint32_t get_values(const int bits, const int offset, const uint8_t *tile, int v, int h, int r)
+{
+    uint32_t stored;
+    if (bits == 8) {
+        return get_word(tile, 4 * h + v, r) ^ 0x80808080u;
+    } else if (bits <= 3) {
+        stored = get_word(tile, h, r) >> 2 * v & 0x03030303u;
+        stored |= bits == 3 ? get_bits(tile + 256, v, h, r) << 2 : 0;
+    } else {
+        stored = get_word(tile, v, r) >> 4 * h & 0x0f0f0f0fu;
+        stored |= bits == 5 ? get_bits(tile + 512, v, h, r) << 4 : 0;
+        stored |= bits == 6 ? (get_word(tile + 512, h, r) >> 2 * v & 0x03030303u) << 4 : 0;
     }
-    unsigned v = tile[(line * 2 + g) * 64 + bit] >> (k < 16 ? 0 : 4) & 15;
-    if (f->bits == 5)
-        v |= (unsigned)(tile[512 + ((line * 2 + g) * 2 + k / 16) * 8 + bit / 8] >> bit % 8 & 1) << 4;
-    if (f->bits == 6)
-        v |= (unsigned)(tile[512 + ((k / 16) * 2 + g) * 64 + bit] >> 2 * line & 3) << 4;
-    return v;
+    return ((stored | 0x80808080u) - 0x01010101u * (unsigned)offset) ^ 0x80808080u; /* no byte borrows from the next */
+}
+
+static inline void get_block(const int bits, const int offset, const uint8_t *tile, int r, int8_t *q)
+{
+    for (int i = 0; i < 8; i++) {
+        uint32_t values = get_values(bits, offset, tile, i % 4, i / 4, r);
+        memcpy(q + 4 * i, &values, sizeof values);
+    }
 }
 
 static void get_subs(enum pack_scale s, const uint8_t *scales, int r, int h, int *scale_out, unsigned *min_out)
@@ -313,12 +338,31 @@ static void get_subs(enum pack_scale s, const uint8_t *scales, int r, int h, int
     }
 }
 
-/* Rebuilds the meaning of block b of output r. */
-static void unpack_block(int type, const uint8_t *stripe, const uint8_t *tile, int b, int r, int n_cols, struct quant_w *w)
+void pack_ask(int type, const uint8_t *stripe, int r, int n_cols)
 {
     const struct pack_format *f = &formats[type];
-    for (int k = 0; k < QUANT_BLOCK; k++)
-        w->q[k] = (int8_t)((int)get_value(f, tile, r / LANES, r % LANES, k) - f->offset);
+    const uint8_t *tile = stripe + pack_header_bytes(type, n_cols);
+    for (int b = 0; b < quant_n_blocks(n_cols); b++, tile += f->tile_bytes) {
+        for (int at = r / LANES * 64; at < f->bits * 128; at += 128)
+            __builtin_prefetch(tile + at);
+        for (int at = f->bits * 128; at < f->tile_bytes; at += 64)
+            __builtin_prefetch(tile + at);
+    }
+}
+
+void pack_unpack(int type, const uint8_t *stripe, int r, int n_cols, int b, struct quant_w *w)
+{
+    const struct pack_format *f = &formats[type];
+    const uint8_t *tile = pack_tile(type, stripe, n_cols, b);
+    switch (f->bits) { /* a copy of the loop for each */
+    case 2: get_block(2, f->offset, tile, r, w->q); break;
+    case 3: get_block(3, f->offset, tile, r, w->q); break;
+    case 4: get_block(4, f->offset, tile, r, w->q); break;
+    case 5: get_block(5, f->offset, tile, r, w->q); break;
+    case 6: get_block(6, f->offset, tile, r, w->q); break;
+    case 8: get_block(8, f->offset, tile, r, w->q); break;
+    default: assert(!"a quantised format has one of six widths");
+    }
     const uint8_t *scales = tile + (size_t)f->bits * 128;
     w->scale[0] = w->scale[1] = 1;
     w->min[0] = w->min[1] = 0.0f;
@@ -338,29 +382,5 @@ static void unpack_block(int type, const uint8_t *stripe, const uint8_t *tile, i
         w->scale[h] = (int16_t)scale;
         if (has_min(f->scale))
             w->min[h] = -(dmin * (float)min);
-    }
-}
-
-void pack_dequantise_row(int type, const uint8_t *stripe, int row, int n_cols, float *out)
-{
-    const uint8_t *tiles = stripe + pack_header_bytes(type, n_cols);
-    int n_blocks = quant_n_blocks(n_cols);
-    for (int b = 0; b < n_blocks; b++) {
-        const uint8_t *tile = tiles + (size_t)operand_place(n_blocks, b) * (size_t)formats[type].tile_bytes;
-        int n = n_cols - b * QUANT_BLOCK < QUANT_BLOCK ? n_cols - b * QUANT_BLOCK : QUANT_BLOCK;
-        struct quant_w w = {0};
-        if (!quant_is_float(type))
-            unpack_block(type, stripe, tile, b, row, n_cols, &w);
-        for (int k = 0; k < n; k++) {
-            size_t at = (size_t)k * CPU_STRIPE + (size_t)row, i = (size_t)b * QUANT_BLOCK + (size_t)k;
-            if (type == TENSOR_F32)
-                memcpy(&out[i], tile + 4 * at, 4);
-            else if (type == TENSOR_F16)
-                out[i] = num_f32_from_f16(get_u16(tile + 2 * at));
-            else if (type == TENSOR_BF16)
-                out[i] = num_f32_from_bf16(get_u16(tile + 2 * at));
-            else
-                out[i] = quant_w_value(&w, k);
-        }
     }
 }

@@ -54,7 +54,11 @@ size_t pack_header_bytes(int type, int n_cols);
 size_t pack_stripe_bytes(int type, int n_cols);
 /* Packs n_rows <= 32 rows of the file's format. `out` is zeroed memory. */
 void pack_stripe(int type, const uint8_t *rows, int n_rows, int n_cols, uint8_t *out);
-/* Output `row` (0..31) of a packed stripe as f32: equals quant_dequantise_row of the row that was packed. */
-void pack_dequantise_row(int type, const uint8_t *stripe, int row, int n_cols, float *out);
+/* Tile b of a packed stripe. */
+const uint8_t *pack_tile(int type, const uint8_t *stripe, int n_cols, int b);
+/* Asks memory for what an output's blocks need: their lines are far apart, too many for the processor to find by itself. Not for float types. */
+void pack_ask(int type, const uint8_t *stripe, int r, int n_cols);
+/* The meaning of block b of output r (0..31); its n_min is not told. Not for float types. */
+void pack_unpack(int type, const uint8_t *stripe, int r, int n_cols, int b, struct quant_w *w);
 
 #endif

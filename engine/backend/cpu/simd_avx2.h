@@ -9,6 +9,7 @@
 
 #define VF_LANES 8
 #define VF_QUERIES 3
+#define SIMD_LOT 1    /* rows quantised together */
 #define VF_LINES 2
 
 typedef __m256 vf;

@@ -6,10 +6,11 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "engine/numerics/numerics.h"
+#include "engine/numerics/quant.h"
 
 #define VF_LANES 16
 #define VF_QUERIES 6 /* queries in one pass of attention: their accumulators fill the registers */
+#define SIMD_LOT 8   /* rows quantised together */
 #define VF_LINES 4   /* vectors of dimensions in one pass */
 
 typedef __m512 vf; /* the one typedef: a register, not a struct of ours */
@@ -150,6 +151,57 @@ static inline void simd_quantise_block(const float *x, float inverse, int8_t *q,
     both = _mm256_add_epi32(both, _mm256_shuffle_epi32(both, 0xb1));
     sum[0] = _mm256_cvtsi256_si32(both);
     sum[1] = _mm256_extract_epi32(both, 4);
+}
+
+/* simd_max_bits of a block in eight rows. Each step folds two registers into one, halves of lanes first. */
+static inline __m256i max_bits_lot(const float *x, size_t ld)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i m[8];
+    for (size_t i = 0; i < 8; i++)
+        m[i] = _mm512_max_epu32(_mm512_and_si512(_mm512_loadu_si512(x + i * ld), magnitude),
+                                _mm512_and_si512(_mm512_loadu_si512(x + i * ld + 16), magnitude));
+    for (int i = 0; i < 4; i++) /* eight lanes of row i, eight of row i + 4 */
+        m[i] = _mm512_max_epu32(_mm512_shuffle_i64x2(m[i], m[i + 4], 0x44), _mm512_shuffle_i64x2(m[i], m[i + 4], 0xee));
+    for (int i = 0; i < 2; i++) /* four lanes of each of rows i, i + 4, i + 2, i + 6 */
+        m[i] = _mm512_max_epu32(_mm512_shuffle_i32x4(m[i], m[i + 2], 0x88), _mm512_shuffle_i32x4(m[i], m[i + 2], 0xdd));
+    __m512i two = _mm512_max_epu32(_mm512_unpacklo_epi64(m[0], m[1]), _mm512_unpackhi_epi64(m[0], m[1]));
+    two = _mm512_max_epu32(two, _mm512_shuffle_epi32(two, 0xb1)); /* rows 0 0 1 1, 4 4 5 5, 2 2 3 3, 6 6 7 7 */
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 2, 8, 10, 4, 6, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0), two));
+}
+
+/* A block in eight rows as quant_quantise has it; 0, and nothing written, where a value is not finite. */
+static inline int simd_quantise_lot(const float *x, size_t ld, int8_t *q, float *d, int32_t (*sum)[8])
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m256i max_bits = max_bits_lot(x, ld);
+    if (_mm256_cmpge_epu32_mask(max_bits, _mm256_set1_epi32(0x7f800000)) != 0)
+        return 0;
+    __m256 amax = _mm256_castsi256_ps(max_bits), most = _mm256_set1_ps(127.0f);
+    __mmask8 some = _mm256_cmp_ps_mask(amax, _mm256_set1_ps(QUANT_TINY), _CMP_GE_OQ);
+    _Alignas(32) float inverse[8];
+    _mm256_store_ps(inverse, _mm256_maskz_div_ps(some, most, amax));
+    _mm256_storeu_ps(d, _mm256_maskz_div_ps(some, amax, most));
+    __m512i s[4];
+    for (int i = 0; i < 4; i++) {
+        __m512i v[4];
+        for (int k = 0; k < 4; k++) { /* halves of row i, of row i + 4 */
+            const float *half = x + (size_t)(i + k / 2 * 4) * ld + k % 2 * 16;
+            v[k] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(half), _mm512_set1_ps(inverse[i + k / 2 * 4])));
+        }
+        __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+        bytes = _mm512_permutexvar_epi32(order, bytes); /* undoes the packing's interleave of 128-bit lanes */
+        _mm256_storeu_si256((__m256i *)(q + i * 32), _mm512_castsi512_si256(bytes));
+        _mm256_storeu_si256((__m256i *)(q + (i + 4) * 32), _mm512_extracti64x4_epi64(bytes, 1));
+        s[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
+    }
+    for (int i = 0; i < 4; i += 2)
+        s[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[i], s[i + 1]), _mm512_unpackhi_epi32(s[i], s[i + 1]));
+    s[0] = _mm512_add_epi32(_mm512_unpacklo_epi64(s[0], s[2]), _mm512_unpackhi_epi64(s[0], s[2])); /* by lanes: rows 0..3, 0..3, 4..7, 4..7 */
+    s[0] = _mm512_shuffle_i32x4(s[0], s[0], 0xd8);
+    _mm256_storeu_si256((__m256i *)sum[0], _mm512_castsi512_si256(s[0]));
+    _mm256_storeu_si256((__m256i *)sum[1], _mm512_extracti64x4_epi64(s[0], 1));
+    return 1;
 }
 
 #endif

@@ -9,6 +9,7 @@
 
 #define VF_LANES 4
 #define VF_QUERIES 6
+#define SIMD_LOT 1    /* rows quantised together */
 #define VF_LINES 4
 
 typedef float32x4_t vf;

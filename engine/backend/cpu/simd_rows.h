@@ -8,10 +8,9 @@
 
 #define FOLD_VECTORS (64 / VF_LANES)
 
-/* num_exp_f32. */
-static inline vf vf_exp(vf x)
+/* num_exp_f32 of NUM_EXP_MIN <= c <= NUM_EXP_MAX, and of NaN. */
+static inline vf vf_exp_within(vf c)
 {
-    vf c = vf_min(vf_set1(NUM_EXP_MAX), x);
     vf n = vf_rint(vf_mul(c, vf_set1(1.44269504f)));
     vf r = vf_fma(n, vf_set1(-0.693359375f), c);
     r = vf_fma(n, vf_set1(2.12194440e-4f), r);
@@ -22,7 +21,13 @@ static inline vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
     p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
     p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
-    return vf_zero_below(vf_scale(p, n), x, NUM_EXP_MIN);
+    return vf_scale(p, n);
+}
+
+/* num_exp_f32. */
+static inline vf vf_exp(vf x)
+{
+    return vf_zero_below(vf_exp_within(vf_min(vf_set1(NUM_EXP_MAX), x)), x, NUM_EXP_MIN);
 }
 
 /* num_fold64 of 64 lanes in FOLD_VECTORS vectors, which are overwritten. */
@@ -53,13 +58,18 @@ static inline void simd_norm(const float *x, const float *w, int n, float eps, f
         vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), factor), vf_load(w + i)));
 }
 
-static inline int simd_quantise(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
+/* Where block `block` of row `row` of an operand lies. */
+static inline size_t block_at(const struct operand *o, int block, int row)
 {
-    if (needs != NEEDS_Q || o->n_cols % QUANT_BLOCK != 0)
-        return lanes_quantise(x, o, row, first_block, n_blocks, needs);
+    return (size_t)operand_place(o->n_blocks, block) * (size_t)o->stride + (size_t)row;
+}
+
+/* quant_quantise of a row's blocks, one after the other. */
+static inline int quantise_row(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
+{
     int rc = 0;
     for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
-        size_t at = (size_t)operand_place(o->n_blocks, b) * (size_t)o->stride + (size_t)row;
+        size_t at = block_at(o, b, row);
         uint32_t max_bits = simd_max_bits(x);
         float amax = num_f32_from_bits(max_bits), d = 0.0f;
         int32_t sum[2] = {0, 0};
@@ -71,28 +81,85 @@ static inline int simd_quantise(const float *x, struct operand *o, int row, int 
             d = amax / 127.0f;
         }
         o->d[at] = d;
-        o->s[at] = d * (float)(sum[0] + sum[1]);
-        o->bias[at] = -128 * (sum[0] + sum[1]);
-        o->half[0][at] = -32 * sum[0];
-        o->half[1][at] = -32 * sum[1];
+        if (needs & NEEDS_S)
+            o->s[at] = d * (float)(sum[0] + sum[1]);
+        if (needs & NEEDS_BIAS)
+            o->bias[at] = -128 * (sum[0] + sum[1]);
+        if (needs & NEEDS_HALF) {
+            o->half[0][at] = -32 * sum[0];
+            o->half[1][at] = -32 * sum[1];
+        }
     }
     return rc;
 }
 
-static inline void simd_activate(enum activation act, const float *gate, const float *up, float *out)
+#if SIMD_LOT > 1
+/* The same of SIMD_LOT rows, which share a block's divisions and the ends of its maxima and sums and whose scales are neighbours. */
+static inline int quantise_lot(const float *x, size_t ld, struct operand *o, int row, int first_block, int n_blocks, int needs)
 {
-    for (int i = 0; i < CPU_STRIPE; i += VF_LANES) {
+    for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
+        size_t at = block_at(o, b, row);
+        float d[SIMD_LOT], s[SIMD_LOT];
+        int32_t sum[2][SIMD_LOT], bias[SIMD_LOT];
+        if (!simd_quantise_lot(x, ld, o->q + at * QUANT_BLOCK, d, sum)) {
+            for (int i = 0; i < SIMD_LOT; i++)
+                quantise_row(x + (size_t)i * ld, o, row + i, b, 1, needs);
+            return -1;
+        }
+        for (int i = 0; i < SIMD_LOT; i++) {
+            s[i] = d[i] * (float)(sum[0][i] + sum[1][i]);
+            bias[i] = -128 * (sum[0][i] + sum[1][i]);
+            sum[0][i] *= -32;
+            sum[1][i] *= -32;
+        }
+        memcpy(o->d + at, d, sizeof d);
+        if (needs & NEEDS_S)
+            memcpy(o->s + at, s, sizeof s);
+        if (needs & NEEDS_BIAS)
+            memcpy(o->bias + at, bias, sizeof bias);
+        if (needs & NEEDS_HALF) {
+            memcpy(o->half[0] + at, sum[0], sizeof sum[0]);
+            memcpy(o->half[1] + at, sum[1], sizeof sum[1]);
+        }
+    }
+    return 0;
+}
+#endif
+
+static inline int simd_quantise(const float *x, size_t ld, struct operand *o, int row, int n_rows, int first_block, int n_blocks, int needs)
+{
+    if ((needs & NEEDS_F) || o->n_cols % QUANT_BLOCK != 0)
+        return lanes_quantise(x, ld, o, row, n_rows, first_block, n_blocks, needs);
+    int rc = 0, r = 0;
+#if SIMD_LOT > 1
+    for (; r + SIMD_LOT <= n_rows; r += SIMD_LOT)
+        rc |= quantise_lot(x + (size_t)r * ld, ld, o, row + r, first_block, n_blocks, needs);
+#endif
+    for (; r < n_rows; r++)
+        rc |= quantise_row(x + (size_t)r * ld, o, row + r, first_block, n_blocks, needs);
+    return rc;
+}
+
+/* x / (1 + e^-u) as num_silu has it, u clamped where the sum is 1 whatever follows, so that nothing needs to be compared. */
+static inline vf vf_gated(vf x, vf u)
+{
+    vf c = vf_min(vf_set1(-NUM_EXP_MIN), vf_max(vf_set1(-NUM_EXP_MAX), u)); /* minus the exponent */
+    return vf_div(x, vf_add(vf_set1(1.0f), vf_exp_within(vf_negate(c))));
+}
+
+static inline void simd_activate(enum activation act, float *gate, const float *up, int n)
+{
+    for (int i = 0; i < n; i += VF_LANES) {
         vf x = vf_load(gate + i), u = x;
         if (act == ACT_GELU_TANH)
             u = vf_mul(x, vf_fma(vf_mul(x, x), vf_set1(0.0713548163f), vf_set1(1.5957691216f)));
-        vf y = vf_div(x, vf_add(vf_set1(1.0f), vf_exp(vf_negate(u))));
-        vf_store(out + i, vf_mul(y, vf_load(up + i)));
+        vf_store(gate + i, vf_mul(vf_gated(x, u), vf_load(up + i)));
     }
 }
 
-static inline void simd_add(float *x, const float *y, int n)
+static inline void simd_add(float *x, size_t ldx, const float *y, size_t ldy, int n, int n_rows)
 {
-    lanes_add(x, y, n);
+    lanes_add(x, ldx, y, ldy, n, n_rows);
 }
 
 static inline void simd_angles(const double *freq, int n, int pos, float *cs_out)
@@ -103,6 +170,11 @@ static inline void simd_angles(const double *freq, int n, int pos, float *cs_out
 static inline void simd_rotate(float *x, int rope_dims, bool neox, const float *cs)
 {
     lanes_rotate(x, rope_dims, neox, cs);
+}
+
+static inline void simd_dequantise(const struct stripe *s, int row, int n_cols, float *out)
+{
+    lanes_dequantise(s, row, n_cols, out);
 }
 
 static inline void simd_to_f16(const float *x, int n, uint16_t *out)

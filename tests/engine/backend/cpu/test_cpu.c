@@ -633,6 +633,35 @@ static void test_rope_tables_are_the_canonical_cosines_and_sines(void **state)
     }
 }
 
+static void test_activations_are_canonical_for_all_magnitudes(void **state)
+{
+    (void)state;
+    enum { N = 1 << 16 };
+    static float x[N], got[N], ups[N];
+    for (int i = 0; i < N; i++) {
+        x[i] = num_f32_from_bits((uint32_t)i << 16 | (uint32_t)i % 251 * 257);
+        ups[i] = 1.0f;
+    }
+    for (size_t d = 0; d < N_DEVICES; d++) {
+        struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, devices[d]};
+        struct backend *be = NULL;
+        struct err err;
+        if (!device_runs(devices[d]))
+            continue;
+        assert_int_equal(backend_cpu.open(&shape, &be, &err), 0);
+        for (int act = ACT_SILU; act <= ACT_GELU_TANH; act++) {
+            memcpy(got, x, sizeof x);
+            ((struct cpu *)be)->k->activate((enum activation)act, got, ups, N);
+            for (int i = 0; i < N; i++) {
+                float want = act == ACT_SILU ? num_silu(x[i]) : num_gelu_tanh(x[i]);
+                if (isnan(want) ? !isnan(got[i]) : memcmp(&want, &got[i], sizeof want) != 0)
+                    fail_msg("%s, activation %d: %a gives %a, not %a", devices[d], act, (double)x[i], (double)got[i], (double)want);
+            }
+        }
+        backend_cpu.close(be);
+    }
+}
+
 static void test_a_copied_page_continues_as_the_original(void **state)
 {
     (void)state;
@@ -676,13 +705,13 @@ static void test_a_value_that_is_not_finite_is_a_sticky_fault(void **state)
             struct cpu *c = (struct cpu *)rig.be;
             struct err err;
             struct scores scores;
-            int32_t zero = 0;
+            int32_t zeros[9] = {0}; /* rows enough for any kernel to take some together */
             const int32_t *pages[1] = {page_tables[0]};
-            struct batch b = {1, &zero, &zero, &zero, 1, pages, 0, &zero};
+            struct batch b = {9, zeros, zeros, zeros, 1, pages, 0, zeros};
             backend_cpu.begin(rig.be, &b, NULL, 0);
             backend_cpu.embed(rig.be, rig.vocab, 1.0f);
             assert_int_equal(backend_cpu.sync(rig.be, &scores, &err), 0);
-            c->x[17] = bad[i];
+            c->x[4 * i * s.d_model + 17] = bad[i];
             backend_cpu.norm(rig.be, rig.layers[0].norm, 1e-5f, rig.layers[0].qkv);
             assert_int_equal(backend_cpu.sync(rig.be, &scores, &err), -1);
             assert_int_equal(err.code, ERR_DEVICE);
@@ -785,6 +814,7 @@ int main(void)
         cmocka_unit_test(test_odd_shapes_give_the_same_bits_everywhere),
         cmocka_unit_test(test_wide_vocabularies_give_the_same_bits_everywhere),
         cmocka_unit_test(test_rope_tables_are_the_canonical_cosines_and_sines),
+        cmocka_unit_test(test_activations_are_canonical_for_all_magnitudes),
         cmocka_unit_test(test_a_copied_page_continues_as_the_original),
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
         cmocka_unit_test(test_sealed_weights_cannot_be_written),

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/backend/cpu/cpu.h"
-#include "engine/backend/cpu/pack.h"
+#include "engine/backend/cpu/lanes.h"
 
 static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
                                          TENSOR_Q8_0, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
@@ -52,7 +51,7 @@ static void every_value_comes_back(void **state)
             pack_stripe(types[i], rows, n_rows, n_cols, stripe);
             for (int r = 0; r < n_rows; r++) {
                 quant_dequantise_row(types[i], rows + (size_t)r * row_bytes, n_cols, want);
-                pack_dequantise_row(types[i], stripe, r, n_cols, got);
+                lanes_dequantise(&(struct stripe){.w = stripe, .type = types[i]}, r, n_cols, got);
                 if (memcmp(want, got, sizeof(float) * (size_t)n_cols) != 0)
                     fail_msg("type %d, %d columns: row %d of %d differs", types[i], n_cols, r, n_rows);
             }
