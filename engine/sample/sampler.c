@@ -14,6 +14,9 @@
  * whatever stays on its side of the target by more than that is decided. What is left in doubt - a few draws in a billion; for typical_p one in
  * a thousand on a model's rows - is done in order. The fast way never changes a token.
  *
+ * A nucleus is looked for among the ids near the maximum. How near is guessed from the blocks' maxima and, where those say that it may be wide, from
+ * the mass that every 32nd block has at each depth; a guess that was too near is found out by the list's sum.
+ *
  * Of a changed row (bias, bans, penalties) only the touched blocks are copied and get new maxima; the others are read where they are. */
 #include "engine/sample/sampler.h"
 
@@ -33,6 +36,9 @@ static_assert(SCORES_BLOCK == ROWS_BLOCK, "block maxima and block sums cover the
 #define MAX_INVERSE_TEMPERATURE 1e30f /* 0 * infinity would be NaN */
 #define LONG_LIST 2048 /* items from which a sum is worth an estimate */
 #define SPAN 256       /* items that an estimated walk steps over at once */
+#define DEPTH 7.0f     /* how far below the maximum, as a logarithm of weight, a nucleus is looked for first */
+#define DEEPEST 24     /* what lies deeper weighs nothing */
+#define SAMPLE 32      /* one block of so many is looked at to guess how deep the mass lies */
 
 struct sampler {
     const struct rows_ops *rows;
@@ -267,11 +273,11 @@ static double quick_sum(const float *weights, int n)
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-/* total_weight(s) > target */
+/* Whether the weights' sum is above the target in whatever order they are added. */
 static bool outweighs(const struct sampler *s, double target)
 {
     double total = quick_sum(s->weights, s->n_items);
-    return fabs(total - target) > slack_of(total, s->n_items) ? total > target : total_weight(s) > target;
+    return total > target + slack_of(total, s->n_items);
 }
 
 /* Unsigned integers in the order of the floats; -0 and +0 are one value. */
@@ -298,55 +304,80 @@ struct border {
 static struct border select_best(struct sampler *s, double target, bool unit)
 {
     static const int shifts[3] = {21, 10, 0};
+    const uint32_t *keys = s->keys;
+    const float *weights = s->weights;
+    int32_t *among = s->among;
+    double *hist = s->hist, above = 0;
     uint32_t prefix = 0;
-    double above = 0;
     int n = s->n_items; /* items that agree with the prefix: all at first, then listed in `among` */
     for (int pass = 0; pass < 3; pass++) {
         int shift = shifts[pass], n_cells = pass < 2 ? HIST_CELLS : HIST_CELLS / 2, lowest = n_cells, highest = 0, n_left = 0;
-        memset(s->hist, 0, HIST_CELLS * sizeof *s->hist);
+        memset(hist, 0, HIST_CELLS * sizeof *hist);
         for (int k = 0; k < n; k++) {
-            int i = pass == 0 ? k : s->among[k], cell = (int)(s->keys[i] >> shift) & (n_cells - 1);
-            s->hist[cell] += unit ? 1.0 : (double)s->weights[i];
+            int i = pass == 0 ? k : among[k], cell = (int)(keys[i] >> shift) & (n_cells - 1);
+            hist[cell] += unit ? 1.0 : (double)weights[i];
             lowest = cell < lowest ? cell : lowest;
             highest = cell > highest ? cell : highest;
         }
         int cell = highest;
-        while (cell > lowest && (s->hist[cell] == 0 || above + s->hist[cell] < target))
-            above += s->hist[cell--];
+        while (cell > lowest && (hist[cell] == 0 || above + hist[cell] < target))
+            above += hist[cell--];
         prefix |= (uint32_t)cell << shift;
         for (int k = 0; k < n; k++) {
-            int i = pass == 0 ? k : s->among[k];
-            s->among[n_left] = i;
-            n_left += s->keys[i] >> shift == prefix >> shift;
+            int i = pass == 0 ? k : among[k];
+            among[n_left] = i;
+            n_left += keys[i] >> shift == prefix >> shift;
         }
         n = n_left;
     }
     struct border border = {.key = prefix, .last = -1};
     for (int k = 0; k < n && (k == 0 || above < target); k++) {
-        border.last = s->among[k];
+        border.last = among[k];
         border.better = above;
-        border.mass = above += unit ? 1.0 : (double)s->weights[border.last];
+        border.mass = above += unit ? 1.0 : (double)weights[border.last];
     }
     return border;
 }
 
 static void keep_best(struct sampler *s, struct border border)
 {
+    const uint32_t *keys = s->keys;
+    int32_t *ids = s->ids;
+    float *values = s->values, *weights = s->weights;
     int n = 0;
     for (int i = 0; i < s->n_items; i++) {
-        bool keep = s->keys[i] > border.key || (s->keys[i] == border.key && i <= border.last);
-        s->ids[n] = s->ids[i];
-        s->values[n] = s->values[i];
-        s->weights[n] = s->weights[i];
+        bool keep = keys[i] > border.key || (keys[i] == border.key && i <= border.last);
+        ids[n] = ids[i];
+        values[n] = values[i];
+        weights[n] = weights[i];
         n += keep;
     }
     s->n_items = n;
 }
 
+/* The same where the keys are the logits' and nobody but min_p and the draw looks at the list again: the others stay and weigh nothing. */
+static void mute_rest(struct sampler *s, struct border border)
+{
+    const float *values = s->values, low = value_of_key(border.key);
+    float *weights = s->weights;
+    const int n_first = border.last + 1, n = s->n_items;
+    for (int i = 0; i < n_first; i++) {
+        float w = weights[i];
+        weights[i] = values[i] >= low ? w : 0.0f;
+    }
+    for (int i = n_first; i < n; i++) {
+        float w = weights[i];
+        weights[i] = values[i] > low ? w : 0.0f;
+    }
+}
+
 static void key_by_logit(struct sampler *s)
 {
-    for (int i = 0; i < s->n_items; i++)
-        s->keys[i] = ordered_key(s->values[i]);
+    const float *values = s->values;
+    uint32_t *keys = s->keys;
+    const int n = s->n_items;
+    for (int i = 0; i < n; i++)
+        keys[i] = ordered_key(values[i]);
 }
 
 /* A logit that at least k ids reach, k <= n_blocks: the k-th largest block maximum. Its block maximum is its own id, so k blocks give k ids. */
@@ -435,19 +466,49 @@ static bool typical_of_row(struct sampler *s, const struct row *r, float typical
     return false;
 }
 
+/* A depth below which probably no more than `rest` lies, and not much less: by the blocks that are looked at. */
+static float sampled_depth(struct sampler *s, const struct row *r, double rest)
+{
+    enum { CELLS = 8, LAST = (DEEPEST - (int)DEPTH) * CELLS };
+    float low = fmaxf(r->max - DEEPEST / r->scale, -FLT_MAX), high = r->max - DEPTH / r->scale;
+    double mass[LAST + 1] = {0}, deeper = 0;
+    int n = 0, cell = LAST;
+    for (int b = 0; b < s->n_blocks; b += SAMPLE)
+        n += s->rows->gather(block_of(r, b), block_size(s, b), low, high, 0, s->ids + n, s->values + n);
+    s->rows->weights(s->values, n, r->max, r->scale, s->weights);
+    for (int i = 0; i < n; i++) {
+        float at = ((r->max - s->values[i]) * r->scale - DEPTH) * CELLS;
+        mass[!(at > 0) ? 0 : at < LAST ? (int)at : LAST] += (double)s->weights[i] * SAMPLE;
+    }
+    while (cell > 0 && deeper + mass[cell] <= rest)
+        deeper += mass[cell--];
+    return DEPTH + (float)(cell + 1) / CELLS;
+}
+
+/* Where to look for a nucleus of a row of mass `total` that leaves `rest` out: not deep where few blocks reach down there. */
+static float first_depth(struct sampler *s, const struct row *r, double rest)
+{
+    float low = r->max - DEPTH / r->scale;
+    int n = 0;
+    for (int b = 0; b < s->n_blocks; b++)
+        n += r->block_max[b] >= low;
+    return n <= s->n_blocks / 16 ? DEPTH : sampled_depth(s, r, rest);
+}
+
 /* From the whole row: ids far below the maximum are left out first, unless the nucleus turns out to reach down to them. */
 static void top_p_of_row(struct sampler *s, const struct row *r, float top_p)
 {
-    double target = (double)top_p * sum_weights(s, r);
+    double total = sum_weights(s, r), target = (double)top_p * total;
     bool found = false;
-    for (float depth = 7; depth < 40 && !found; depth *= 1.25f) { /* a larger step would list ten times what it needs */
+    float depth = first_depth(s, r, (total - target) * 0.8);
+    for (; depth < 40 && !found; depth *= 1.25f) { /* a larger step would list ten times what it needs */
         gather(s, r, r->max - depth / r->scale, INFINITY);
         found = outweighs(s, target);
     }
     if (!found)
         gather(s, r, -INFINITY, INFINITY);
     key_by_logit(s);
-    keep_best(s, select_best(s, target, false));
+    mute_rest(s, select_best(s, target, false));
 }
 
 static void min_p(struct sampler *s, float min)
