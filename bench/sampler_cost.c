@@ -4,9 +4,10 @@
  *
  * For each model: N_ROWS sequences begin at different places of a text, and their rows of scores are kept - a real model's rows on real text, as many
  * as a step of N_ROWS streams leaves, so that they lie in the caches as they do there. Steps of N_ROWS rows are timed (median), then every setting of
- * the sampler over all kept rows (median of PASSES, CPU time), on one thread as the engine does it. Printed: microseconds per row, and N_ROWS of
- * them as a share of the step. A second table has the same over rows that no model writes, where truncations keep nearly everything: normal noise
- * of deviation 1, at the vocabulary of the last model. */
+ * the sampler over all kept rows (medians of PASSES): on one thread, in processor time, and on the model's threads as the engine does it, by the
+ * clock on the wall. Printed: microseconds per row on one thread, milliseconds of N_ROWS rows on all, and those as a share of the step. A second
+ * table has the same over rows that no model writes, where truncations keep nearly everything: normal noise of deviation 1, at the vocabulary of the
+ * last model. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@
 #include "engine/engine.h"
 #include "engine/model/model.h"
 #include "engine/numerics/numerics.h"
-#include "engine/sample/sampler.h"
+#include "engine/sample/drawer.h"
 
 #define N_ROWS 32
 #define N_PROMPT 48
@@ -194,8 +195,8 @@ static void forward(const struct runner *r, const int32_t *ids, int n_seqs, int 
     }
 }
 
-/* Fills the desk with the rows of N_ROWS streams; returns microseconds of a step of N_ROWS rows. */
-static double run_model(const char *path, int n_threads, struct desk *d)
+/* Fills the desk with the rows of N_ROWS streams; returns the model, and microseconds of a step of N_ROWS rows. */
+static struct model *run_model(const char *path, int n_threads, struct desk *d, double *step_us_out)
 {
     struct engine_ids ids = text_ids(path);
     struct model_options opt = {.device = "auto", .n_threads = n_threads, .max_rows = N_ROWS * 2, .max_out = N_ROWS, .n_pages = N_ROWS};
@@ -215,17 +216,17 @@ static double run_model(const char *path, int n_threads, struct desk *d)
     desk_open(d, r.n_vocab);
     forward(&r, ids.ids, N_ROWS, 0, N_PROMPT - 1, N_PROMPT, d);
     memcpy(d->seen, ids.ids, sizeof d->seen);
-    model_close(m);
     engine_ids_finish(&ids);
-    return median(us, N_STEPS);
+    *step_us_out = median(us, N_STEPS);
+    return m;
 }
 
 /* ---- the sampler ---- */
 
-static void draw_all(struct sampler *s, const struct setting *set, const struct desk *d, const struct sampler_counts *counts)
+/* Microseconds of all rows. */
+static double draw_all(struct drawer *drawer, clockid_t clock, const struct setting *set, const struct desk *d, const struct sampler_counts *counts)
 {
     struct logit_bias bias[64];
-    struct token_logprob chosen, top[SAMPLER_MAX_TOP];
     for (int i = 0; i < set->n_bias; i++)
         bias[i] = (struct logit_bias){.id = i * (d->n_vocab / 64), .bias = -1};
     struct sampler_params p = sampler_defaults();
@@ -237,37 +238,38 @@ static void draw_all(struct sampler *s, const struct setting *set, const struct 
     p.frequency_penalty = p.presence_penalty = set->frequency_penalty;
     p.bias = bias;
     p.n_bias = set->n_bias;
-    for (int i = 0; i < N_ROWS; i++) {
-        struct sampler_draw draw = {.output_idx = (uint32_t)i, .counts = counts, .will_score = set->n_logprobs >= 0};
-        int32_t id = sampler_next(s, &p, &draw, &d->scores, i);
-        if (set->n_logprobs >= 0)
-            sampler_logprobs(s, &d->scores, i, id, set->n_logprobs, &chosen, top);
+    double us[PASSES];
+    for (int pass = 0; pass < PASSES; pass++) {
+        double begin = now_us(clock);
+        for (int i = 0; i < N_ROWS; i++)
+            drawer_rows(drawer)[i] = (struct drawer_row){
+                .params = &p, .draw = {.output_idx = (uint32_t)i, .counts = set->frequency_penalty != 0 ? counts : NULL}, .n_top = set->n_logprobs};
+        drawer_draw(drawer, &d->scores);
+        us[pass] = now_us(clock) - begin;
     }
+    return median(us, PASSES);
 }
 
-static void table(const struct desk *d, double step_us)
+static void table(const struct runner *runner, const struct desk *d, double step_us)
 {
-    struct sampler *s = sampler_create(d->n_vocab);
+    struct runner alone = *runner;
+    alone.n_threads = 1;
+    struct drawer *one = drawer_create(&alone), *all = drawer_create(runner);
     struct sampler_counts *counts = sampler_counts_create(N_SEEN);
-    if (s == NULL || counts == NULL)
+    if (one == NULL || all == NULL || counts == NULL)
         die("memory", "short");
     for (int i = 0; i < N_SEEN; i++)
         sampler_counts_add(counts, d->seen[i], true);
     for (int k = 0; k < N_SETTINGS; k++) {
-        double us[PASSES];
-        for (int i = 0; i < PASSES; i++) {
-            double begin = now_us(CLOCK_THREAD_CPUTIME_ID);
-            draw_all(s, &settings[k], d, settings[k].frequency_penalty != 0 ? counts : NULL);
-            us[i] = now_us(CLOCK_THREAD_CPUTIME_ID) - begin;
-        }
-        double all = median(us, PASSES);
-        printf("  %-46s %9.1f us/row", settings[k].name, all / N_ROWS);
+        double cpu_us = draw_all(one, CLOCK_THREAD_CPUTIME_ID, &settings[k], d, counts), us = draw_all(all, CLOCK_MONOTONIC, &settings[k], d, counts);
+        printf("  %-46s %9.1f us/row %8.2f ms on %d threads", settings[k].name, cpu_us / N_ROWS, us / 1000, runner->n_threads);
         if (step_us > 0)
-            printf(" %7.1f %% of a step", 100 * all / step_us);
+            printf(" %7.1f %% of a step", 100 * us / step_us);
         printf("\n");
     }
     sampler_counts_destroy(counts);
-    sampler_destroy(s);
+    drawer_destroy(one);
+    drawer_destroy(all);
 }
 
 int main(int argc, char **argv)
@@ -279,22 +281,25 @@ int main(int argc, char **argv)
     }
     if (first >= argc || n_threads < 1)
         die("usage", "sampler_cost [-threads N] MODEL.gguf...");
-    int n_vocab = 0;
+    struct model *m = NULL;
+    struct runner runner = {0};
+    struct desk d;
     for (int i = first; i < argc; i++) {
-        struct desk d;
-        double step_us = run_model(argv[i], n_threads, &d);
-        n_vocab = d.n_vocab;
-        printf("%s: vocabulary %d; a step of %d rows takes %.2f ms on %d threads\n", argv[i], n_vocab, N_ROWS, step_us / 1000, n_threads);
-        table(&d, step_us);
+        double step_us;
+        model_close(m);
+        m = run_model(argv[i], n_threads, &d, &step_us);
+        runner = model_runner(m);
+        printf("%s: vocabulary %d; a step of %d rows takes %.2f ms on %d threads\n", argv[i], d.n_vocab, N_ROWS, step_us / 1000, n_threads);
+        table(&runner, &d, step_us);
         desk_finish(&d);
     }
-    struct desk d;
-    desk_open(&d, n_vocab);
+    desk_open(&d, runner.n_vocab);
     fill_flat(&d);
     for (int i = 0; i < N_SEEN; i++)
-        d.seen[i] = (int32_t)(num_rng(9, 0, (uint32_t)i) * n_vocab);
-    printf("flat rows: vocabulary %d\n", n_vocab);
-    table(&d, 0);
+        d.seen[i] = (int32_t)(num_rng(9, 0, (uint32_t)i) * runner.n_vocab);
+    printf("flat rows: vocabulary %d\n", runner.n_vocab);
+    table(&runner, &d, 0);
     desk_finish(&d);
+    model_close(m);
     return 0;
 }

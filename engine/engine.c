@@ -89,11 +89,11 @@ int engine_open_runner(const struct engine_options *opt, const struct engine_par
     engine_step_bounds(e, &n_events, &n_bytes);
     e->pool = kvpool_create(e->runner.n_pages, opt->prefix_cache);
     e->sched = e->pool != NULL ? sched_create(&limits, e->pool) : NULL;
-    e->sampler = sampler_create(e->runner.n_vocab);
+    e->drawer = drawer_create(&e->runner);
     e->figures.stats.n_pages = e->runner.n_pages;
     e->figures.stats.idle = true;
     e->mail = mailbox_create(n_events, n_bytes, &e->figures, opt->notify, opt->notify_arg);
-    if (e->sched == NULL || e->sampler == NULL || e->mail == NULL) {
+    if (e->sched == NULL || e->drawer == NULL || e->mail == NULL) {
         err_set(err, ERR_NOMEM, "no memory for the engine");
         goto fail;
     }
@@ -119,7 +119,7 @@ void engine_close(struct engine *e)
     }
     engine_forget_all(e);
     mailbox_destroy(e->mail);
-    sampler_destroy(e->sampler);
+    drawer_destroy(e->drawer);
     sched_destroy(e->sched);
     kvpool_destroy(e->pool);
     if (e->close != NULL)

@@ -12,7 +12,7 @@
 #include "engine/engine.h"
 #include "engine/mailbox.h"
 #include "engine/runner.h"
-#include "engine/sample/sampler.h"
+#include "engine/sample/drawer.h"
 #include "engine/sched/scheduler.h"
 #include "engine/text/detok.h"
 #include "engine/text/tokenizer.h"
@@ -85,7 +85,7 @@ struct engine {
     bool thread_runs;
     struct kvpool *pool;
     struct sched *sched;
-    struct sampler *sampler;
+    struct drawer *drawer;
     struct request *live;
     struct err fault;
     struct mail_figures figures;

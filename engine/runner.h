@@ -3,7 +3,7 @@
  * forward() takes a batch and leaves the scores of the first wanted rows, next_scores() those of the next: a row of a large vocabulary is a megabyte,
  * so they come in groups that the runner has room for. Tests plug in a toy runner and drive the whole engine in milliseconds.
  * `scores` is not a dense matrix by contract: a consumer asks for what it needs, so that a device need not copy what nobody reads.
- * Engine thread only; everything a `scores` hands out stays valid until the next forward() or next_scores(). */
+ * Engine thread only, but for what share() runs; everything a `scores` hands out stays valid until the next forward() or next_scores(). */
 #ifndef NEXTD_RUNNER_H
 #define NEXTD_RUNNER_H
 
@@ -31,6 +31,7 @@ struct runner {
     int n_pages;     /* KV pages that batch.pages may name: 0 <= page < n_pages */
     int max_rows;    /* most rows in one batch */
     int max_out;     /* most wanted rows in one batch */
+    int n_threads;   /* that share() has, the engine thread included */
     /* Computes one step and the scores of a first group of its wanted rows, one or more where any is wanted. On failure the device is lost: every
      * later call fails with the same ERR_DEVICE. */
     int (*forward)(void *ctx, const struct batch *batch, struct scores *scores_out, struct err *err);
@@ -39,6 +40,9 @@ struct runner {
     int (*next_scores)(void *ctx, const struct batch *batch, struct scores *scores, struct err *err);
     /* Copies the first n_pos positions of page src to page dst in every layer; ordered before the next forward(). */
     void (*copy_page)(void *ctx, int dst, int src, int n_pos);
+    /* Lends the threads between two of the calls above: calls fn(arg, i) once for each 0 <= i < n, in any order, on any of n_threads threads; returns
+     * when all have returned. May be NULL where n_threads is 1. */
+    void (*share)(void *ctx, int n, void (*fn)(void *arg, int i), void *arg);
 };
 
 #endif

@@ -140,24 +140,51 @@ void engine_take(struct engine *e, struct mail_node *taken)
 
 /* ---- one row's scores ---- */
 
-/* The log-probabilities of `id` and its n_top rivals into *token; top_memory holds n_top entries. */
-static void score_token(struct engine *e, const struct scores *scores, int row, int32_t id, int n_top, struct engine_logprob *top_memory,
-                        struct engine_token *token)
+/* What to do with the row of a choice's draw. */
+static struct drawer_row row_to_draw(const struct choice *c)
 {
-    struct token_logprob chosen, top[SAMPLER_MAX_TOP];
-    int n = n_top < e->info.n_vocab ? n_top : e->info.n_vocab;
-    sampler_logprobs(e->sampler, scores, row, id, n, &chosen, top);
-    for (int i = 0; i < n; i++)
-        top_memory[i] = (struct engine_logprob){.id = top[i].id, .logprob = top[i].logprob};
-    *token = (struct engine_token){.id = id, .logprob = chosen.logprob, .n_top = n, .top = top_memory};
+    const struct request *r = c->req;
+    bool too_few = c->n_output < r->min_tokens;
+    return (struct drawer_row){.params = &r->params,
+                               .draw = {.choice = (uint32_t)c->index,
+                                        .output_idx = (uint32_t)c->n_output,
+                                        .bans = r->stop_ids,
+                                        .n_bans = too_few ? r->n_end + r->n_stop_ids : r->ignore_eos ? r->n_end : 0,
+                                        .counts = c->counts},
+                               .n_top = r->n_logprobs};
 }
 
-static void score_prompt(struct engine *e, struct choice *c, const struct scores *scores, int row, int pos)
+/* Draws and scores a group of the step's rows. */
+static void draw_group(struct engine *e, const struct sched_step *step, const struct scores *scores)
+{
+    const struct batch *b = &step->batch;
+    struct drawer_row *rows = drawer_rows(e->drawer);
+    for (int k = 0; k < scores->n_out; k++) {
+        int row = b->out[scores->first + k], pos = b->pos[row];
+        const struct seq *seq = step->items[b->seq[row]].seq;
+        const struct choice *c = seq->owner;
+        if (pos < seq->n_to_score)
+            rows[k] = (struct drawer_row){.id = c->req->prompt_tokens[pos + 1].id, .n_top = c->req->n_prompt_logprobs};
+        else
+            rows[k] = row_to_draw(c);
+    }
+    drawer_draw(e->drawer, scores);
+}
+
+/* A row's log-probabilities into *token; top_memory holds n_top entries. */
+static void take_scores(const struct engine *e, const struct drawer_row *row, struct engine_logprob *top_memory, struct engine_token *token)
+{
+    int n = row->n_top < e->info.n_vocab ? row->n_top : e->info.n_vocab;
+    for (int i = 0; i < n; i++)
+        top_memory[i] = (struct engine_logprob){.id = row->top[i].id, .logprob = row->top[i].logprob};
+    *token = (struct engine_token){.id = row->id, .logprob = row->chosen.logprob, .n_top = n, .top = top_memory};
+}
+
+static void take_prompt_scores(const struct engine *e, struct choice *c, const struct drawer_row *row, int pos)
 {
     struct request *r = c->req;
     int i = pos + 1;
-    score_token(e, scores, row, r->prompt_tokens[i].id, r->n_prompt_logprobs, r->prompt_top + (size_t)i * (size_t)r->n_prompt_logprobs,
-                &r->prompt_tokens[i]);
+    take_scores(e, row, r->prompt_top + (size_t)i * (size_t)r->n_prompt_logprobs, &r->prompt_tokens[i]);
 }
 
 static void emit_prompt(struct choice *c)
@@ -167,19 +194,6 @@ static void emit_prompt(struct choice *c)
     event->tokens = r->prompt_tokens;
     event->n_tokens = (size_t)r->n_prompt;
     r->prompt_sent = true;
-}
-
-static int32_t draw_token(struct engine *e, struct choice *c, const struct scores *scores, int row)
-{
-    struct request *r = c->req;
-    bool too_few = c->n_output < r->min_tokens;
-    struct sampler_draw draw = {.choice = (uint32_t)c->index,
-                                .output_idx = (uint32_t)c->n_output,
-                                .bans = r->stop_ids,
-                                .n_bans = too_few ? r->n_end + r->n_stop_ids : r->ignore_eos ? r->n_end : 0,
-                                .counts = c->counts,
-                                .will_score = r->n_logprobs >= 0};
-    return sampler_next(e->sampler, &r->params, &draw, scores, row);
 }
 
 /* Whether the token ends its choice by itself. */
@@ -216,10 +230,10 @@ static void flush_text(struct engine *e, struct choice *c, struct engine_event *
     mailbox_trim(e->mail, text, event->n_text);
 }
 
-static void next_token(struct engine *e, struct choice *c, const struct scores *scores, int row)
+static void next_token(struct engine *e, struct choice *c, const struct drawer_row *row)
 {
     struct request *r = c->req;
-    int32_t id = draw_token(e, c, scores, row);
+    int32_t id = row->id;
     seq_append(&c->seq, id);
     c->n_output++;
     r->n_output++;
@@ -231,7 +245,7 @@ static void next_token(struct engine *e, struct choice *c, const struct scores *
     struct engine_token *token = mailbox_bytes(e->mail, sizeof *token);
     *token = (struct engine_token){.id = id, .logprob = NAN};
     if (r->n_logprobs >= 0)
-        score_token(e, scores, row, id, r->n_logprobs, mailbox_bytes(e->mail, sizeof(struct engine_logprob) * (size_t)r->n_logprobs), token);
+        take_scores(e, row, mailbox_bytes(e->mail, sizeof(struct engine_logprob) * (size_t)r->n_logprobs), token);
     event->tokens = token;
     event->n_tokens = 1;
 
@@ -250,25 +264,36 @@ static void next_token(struct engine *e, struct choice *c, const struct scores *
 
 /* ---- the step ---- */
 
-/* Draws and scores what the step wanted of a sequence. *scores moves on to the rows that it needs; -1 where that fails. */
-static int finish_item(struct engine *e, const struct sched_item *item, const struct batch *batch, struct scores *scores)
+/* Goes on to the scores of the rows that follow, and draws them. */
+static int next_group(struct engine *e, const struct sched_step *step, struct scores *scores)
 {
+    if (e->runner.next_scores(e->runner.ctx, &step->batch, scores, &e->fault) != 0)
+        return -1;
+    draw_group(e, step, scores);
+    return 0;
+}
+
+/* Applies what was drawn and scored for a sequence. *scores moves on to the rows that it needs; -1 where that fails. */
+static int finish_item(struct engine *e, const struct sched_step *step, const struct sched_item *item, struct scores *scores)
+{
+    const struct batch *batch = &step->batch;
     struct choice *c = item->seq->owner;
     struct request *r = c->req;
-    int drawn_row = -1;
+    const struct drawer_row *drawn = NULL;
     for (int k = item->first_out; k < item->first_out + item->n_out; k++) {
         int pos = batch->pos[batch->out[k]];
-        if (k == scores->first + scores->n_out && e->runner.next_scores(e->runner.ctx, batch, scores, &e->fault) != 0)
+        if (k == scores->first + scores->n_out && next_group(e, step, scores) != 0)
             return -1;
+        const struct drawer_row *row = &drawer_rows(e->drawer)[k - scores->first];
         if (pos < item->seq->n_to_score)
-            score_prompt(e, c, scores, k, pos);
+            take_prompt_scores(e, c, row, pos);
         else
-            drawn_row = k;
+            drawn = row;
     }
     if (r->prompt_tokens != NULL && c->index == 0 && !r->prompt_sent && item->seq->n_scored == item->seq->n_to_score)
         emit_prompt(c);
-    if (drawn_row >= 0)
-        next_token(e, c, scores, drawn_row);
+    if (drawn != NULL)
+        next_token(e, c, drawn);
     else if (!item->seq->wants_next && seq_gap(item->seq) == 0)
         cut_choice(c, ENGINE_FINISH_LENGTH);
     return 0;
@@ -289,10 +314,12 @@ static double first_end_ms(const struct engine *e, const struct sched_step *step
 
 static int finish_step(struct engine *e, const struct sched_step *step, struct scores *scores, uint64_t begin)
 {
+    if (step->batch.n_out > 0)
+        draw_group(e, step, scores);
     for (int i = 0; i < step->batch.n_seqs; i++) {
         struct request *r = ((struct choice *)step->items[i].seq->owner)->req;
         r->first_row_ms = r->first_row_ms != 0 ? r->first_row_ms : begin;
-        if (finish_item(e, &step->items[i], &step->batch, scores) != 0)
+        if (finish_item(e, step, &step->items[i], scores) != 0)
             return -1;
     }
     e->figures.stats.prompt_tokens += (uint64_t)step->n_catch_up;

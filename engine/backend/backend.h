@@ -121,6 +121,8 @@ struct backend_ops {
     int (*sync)(struct backend *be, struct scores *scores_out, struct err *err);
     /* Copies positions 0 .. n_pos-1 of page src to page dst in every layer. Between steps. */
     void (*copy_page)(struct backend *be, int dst, int src, int n_pos);
+    /* Lends the backend's threads of the host, after sync: runner.h's share(). */
+    void (*share)(struct backend *be, int n, void (*fn)(void *arg, int i), void *arg);
 };
 
 /* What every backend's struct begins with. */

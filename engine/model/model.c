@@ -34,7 +34,7 @@ struct model {
     char *name, *chat_template;
     char sha256[SHA256_HEX];
     bool loaded;
-    int n_pages, max_rows, max_out;
+    int n_pages, max_rows, max_out, n_threads;
 };
 
 /* ---- opening ---- */
@@ -195,6 +195,7 @@ int model_load(struct model *m, const struct model_options *opt, struct err *err
     m->n_pages = opt->n_pages;
     m->max_rows = opt->max_rows;
     m->max_out = opt->max_out;
+    m->n_threads = opt->n_threads;
     m->loaded = true;
     return 0;
 }
@@ -263,6 +264,12 @@ static void run_copy_page(void *ctx, int dst, int src, int n_pos)
     m->t.ops->copy_page(m->t.be, dst, src, n_pos);
 }
 
+static void run_share(void *ctx, int n, void (*fn)(void *arg, int i), void *arg)
+{
+    const struct model *m = ctx;
+    m->t.ops->share(m->t.be, n, fn, arg);
+}
+
 struct runner model_runner(struct model *m)
 {
     assert(m->loaded);
@@ -273,9 +280,11 @@ struct runner model_runner(struct model *m)
         .n_pages = m->n_pages,
         .max_rows = m->max_rows,
         .max_out = m->max_out,
+        .n_threads = m->n_threads,
         .forward = run_forward,
         .next_scores = run_next_scores,
         .copy_page = run_copy_page,
+        .share = run_share,
     };
 }
 

@@ -46,7 +46,7 @@ void sampler_counts_destroy(struct sampler_counts *c);
 void sampler_counts_reset(struct sampler_counts *c);
 void sampler_counts_add(struct sampler_counts *c, int32_t id, bool output);
 
-/* Working memory of a sampler for one vocabulary: one per engine thread. */
+/* Working memory of a sampler for one vocabulary: one for each thread that draws. */
 struct sampler;
 struct sampler *sampler_create(int n_vocab); /* NULL when memory is short */
 void sampler_destroy(struct sampler *s);

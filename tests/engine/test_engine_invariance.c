@@ -36,11 +36,13 @@ static struct {
 struct config {
     int chunk, n_pages, max_seqs;
     bool cache;
+    int n_threads; /* that draw; 0: one */
 };
 
 static void rig_open(struct rig *r, const struct config *c)
 {
-    struct toy_options toy = {.n_ctx = N_CTX, .n_pages = c->n_pages, .max_rows = c->max_seqs + c->chunk, .max_out = c->max_seqs + 3};
+    struct toy_options toy = {.n_ctx = N_CTX, .n_pages = c->n_pages, .max_rows = c->max_seqs + c->chunk, .max_out = c->max_seqs + 3,
+                              .n_threads = c->n_threads};
     struct engine_options opt = {
         .max_seqs = c->max_seqs, .max_queue = 256, .chunk = c->chunk, .prefix_cache = c->cache, .notify = drive_notify, .notify_arg = &r->wake};
     struct err err;
@@ -66,8 +68,8 @@ static void prove(const struct config *c, const struct drive_options *opt, struc
     drive(r.e, &r.wake, proof.jobs, proof.n_jobs, opt, got);
     for (int i = 0; i < proof.n_jobs; i++) {
         if (!outcome_equal(&got[i], &proof.alone[i]))
-            fail_msg("\"%s\" differs: chunk %d, %d pages, %d seqs, cache %d, noise %llu", proof.jobs[i].name, c->chunk, c->n_pages, c->max_seqs,
-                     c->cache, (unsigned long long)opt->noise_seed);
+            fail_msg("\"%s\" differs: chunk %d, %d pages, %d seqs, cache %d, %d threads, noise %llu", proof.jobs[i].name, c->chunk, c->n_pages,
+                     c->max_seqs, c->cache, c->n_threads, (unsigned long long)opt->noise_seed);
         assert_int_equal(got[i].n_choices_ended, proof.jobs[i].req.n_choices);
         outcome_finish(&got[i]);
     }
@@ -76,6 +78,7 @@ static void prove(const struct config *c, const struct drive_options *opt, struc
     } while (!stats_out->idle);
     assert_int_equal(stats_out->n_running + stats_out->n_waiting, 0);
     assert_int_equal(stats_out->n_pages_used, 0);
+    assert_int_equal(r.toy->n_shared > 0, c->n_threads > 1);
     rig_close(&r);
 }
 
@@ -138,7 +141,7 @@ static void all_at_once_the_bytes_are_equal(void **state)
     struct drive_options all = {0};
     struct engine_stats stats;
     for (int i = 0; i < 8; i++) {
-        struct config c = {.chunk = chunks[i / 2], .n_pages = 400, .max_seqs = 48, .cache = i % 2};
+        struct config c = {.chunk = chunks[i / 2], .n_pages = 400, .max_seqs = 48, .cache = i % 2, .n_threads = i % 3};
         prove(&c, &all, &stats);
         assert_int_equal(stats.preemptions, 0);
         assert_int_equal(stats.prefix_hits > 0, 1); /* without a cache: the choices of n>1 */
@@ -151,7 +154,7 @@ static void with_preemption_the_bytes_are_equal(void **state)
     struct drive_options all = {0};
     struct engine_stats stats;
     for (int i = 0; i < 8; i++) {
-        struct config c = {.chunk = i & 2 ? 7 : 64, .n_pages = i & 4 ? 9 : 14, .max_seqs = 12, .cache = i & 1};
+        struct config c = {.chunk = i & 2 ? 7 : 64, .n_pages = i & 4 ? 9 : 14, .max_seqs = 12, .cache = i & 1, .n_threads = i % 4};
         prove(&c, &all, &stats);
         assert_true(stats.preemptions > 0);
     }
@@ -163,7 +166,8 @@ static void with_cancellations_and_pauses_around_the_bytes_are_equal(void **stat
     struct engine_stats stats;
     for (uint64_t seed = 1; seed <= 12; seed++) {
         struct drive_options noise = {.noise_seed = seed, .noise_text = &proof.text};
-        struct config c = {.chunk = seed % 3 ? 33 : 7, .n_pages = seed % 2 ? 16 : 100, .max_seqs = seed % 4 ? 9 : 32, .cache = seed % 5 != 0};
+        struct config c = {.chunk = seed % 3 ? 33 : 7, .n_pages = seed % 2 ? 16 : 100, .max_seqs = seed % 4 ? 9 : 32, .cache = seed % 5 != 0,
+                           .n_threads = seed % 3};
         prove(&c, &noise, &stats);
     }
 }

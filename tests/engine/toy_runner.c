@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/backend/cpu/pool.h"
+
 #define N_BLOCKS ((TOY_VOCAB + SCORES_BLOCK - 1) / SCORES_BLOCK)
 #define CHAIN_SEED 0x243f6a8885a308d3u
 
@@ -31,6 +33,10 @@ struct toy *toy_create(const struct toy_options *opt)
     t->opt = *opt;
     if (t->opt.max_scores == 0)
         t->opt.max_scores = 3; /* few, so that every test meets groups */
+    t->opt.n_threads = opt->n_threads == 0 ? 1 : opt->n_threads;
+    struct err err;
+    int rc = pool_create(t->opt.n_threads, &t->pool, &err);
+    assert(rc == 0);
     t->cells = malloc(sizeof *t->cells * (size_t)opt->n_pages * KV_PAGE);
     t->logits = malloc(sizeof *t->logits * (size_t)t->opt.max_scores * TOY_VOCAB);
     t->block_max = malloc(sizeof *t->block_max * (size_t)t->opt.max_scores * N_BLOCKS);
@@ -44,6 +50,7 @@ struct toy *toy_create(const struct toy_options *opt)
 
 void toy_destroy(struct toy *t)
 {
+    pool_destroy(t->pool);
     free(t->cells);
     free(t->logits);
     free(t->block_max);
@@ -178,6 +185,28 @@ static void toy_copy_page(void *ctx, int dst, int src, int n_pos)
         to[i] = (struct toy_cell){.token = -1, .pos = -1};
 }
 
+struct share_job {
+    void (*fn)(void *arg, int i);
+    void *arg;
+};
+
+static void share_items(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct share_job *j = ctx;
+    for (int i = first; i < last; i++)
+        j->fn(j->arg, i);
+}
+
+static void toy_share(void *ctx, int n, void (*fn)(void *arg, int i), void *arg)
+{
+    struct toy *t = ctx;
+    struct share_job job = {fn, arg};
+    assert(n <= t->opt.n_threads);
+    t->n_shared++;
+    pool_run(t->pool, n, 1, share_items, &job);
+}
+
 struct runner toy_runner(struct toy *t)
 {
     return (struct runner){.ctx = t,
@@ -186,9 +215,11 @@ struct runner toy_runner(struct toy *t)
                            .n_pages = t->opt.n_pages,
                            .max_rows = t->opt.max_rows,
                            .max_out = t->opt.max_out,
+                           .n_threads = t->opt.n_threads,
                            .forward = toy_forward,
                            .next_scores = toy_next_scores,
-                           .copy_page = toy_copy_page};
+                           .copy_page = toy_copy_page,
+                           .share = toy_share};
 }
 
 /* The character that stands for a byte in a byte-level vocabulary, as UTF-8 (GPT-2's table: printable bytes are themselves, others follow U+0100). */

@@ -19,6 +19,7 @@
 struct toy_options {
     int n_ctx, n_pages, max_rows, max_out;
     int max_scores; /* rows of scores at once; 0: three */
+    int n_threads;  /* that draw; 0: one */
     long fail_at;   /* the call of forward that fails, from 1; 0: none */
     long fail_at_group; /* the call of next_scores that fails, from 1; 0: none */
 };
@@ -29,8 +30,9 @@ struct toy {
     float *logits;          /* [max_scores * TOY_VOCAB] */
     float *block_max;       /* [max_scores * blocks] */
     int first_score, n_scores; /* the wanted rows in logits */
-    long n_forward, n_groups, n_rows, n_copies;
+    long n_forward, n_groups, n_rows, n_copies, n_shared;
     int most_rows;          /* in one step */
+    struct pool *pool;
 };
 
 struct toy *toy_create(const struct toy_options *opt);
