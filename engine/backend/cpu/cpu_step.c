@@ -385,6 +385,22 @@ static void rotate_head(const struct rope_job *j, float *x, const float *norm, c
     j->c->k->rotate(x, s->rope_dims, s->rope_neox, cs);
 }
 
+/* Asks for the lines that a row's keys and values go to, a line for every two values of a key, unless the row before has been there. */
+static void ask_for_places(struct cpu *c, int layer, int row)
+{
+    const struct batch *b = c->batch;
+    if (row > 0 && b->seq[row] == b->seq[row - 1] && b->pos[row] % CPU_KEYS != 0)
+        return;
+    int n = c->shape.head_dim, page = b->pages[b->seq[row]][b->pos[row] / KV_PAGE], t = b->pos[row] % KV_PAGE;
+    for (int h = 0; h < c->shape.n_kv; h++) {
+        uint16_t *kv = kv_of(c, layer, page, h), *key = kv + kv_key(t, n), *value = kv + n * KV_PAGE + t * c->v_stride;
+        for (int d = 0; d < n; d += 2)
+            __builtin_prefetch(key + d * CPU_KEYS, 1);
+        for (int d = 0; d < n; d += 32)
+            __builtin_prefetch(value + d, 1);
+    }
+}
+
 static void rope_rows(void *ctx, int thread, int first, int last)
 {
     const struct rope_job *j = ctx;
@@ -393,6 +409,7 @@ static void rope_rows(void *ctx, int thread, int first, int last)
     const struct batch *b = c->batch;
     int n = s->head_dim;
     for (int r = first; r < last; r++) {
+        ask_for_places(c, j->layer, r);
         float *q = c->qkv + (size_t)r * (size_t)c->qkv_cols, *k = q + s->n_head * n, *v = k + s->n_kv * n, *scratch = c->scratch[thread];
         const float *cs = j->cs + (size_t)r * (size_t)s->rope_dims;
         for (int h = 0; h < s->n_head; h++)
