@@ -109,8 +109,8 @@ tsan:
 # qemu-user can run them: make BUILD=build/neon CC=aarch64-linux-gnu-gcc PKGS= neon-tests (scripts/check neon).
 CROSS_SRC   := $(filter engine/numerics/% engine/backend/% engine/model/% engine/err.c,$(ENGINE_SRC))
 CROSS_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(filter-out engine/model/sha256.c,$(CROSS_SRC)) tests/cross/sha256.c)
-CROSS_TESTS := $(addprefix $(BUILD)/cross/,numerics/test_numerics numerics/test_rows backend/cpu/test_cpu backend/cpu/test_pack \
-                 backend/cpu/test_pool model/test_invariance)
+CROSS_TESTS := $(addprefix $(BUILD)/cross/,numerics/test_numerics numerics/test_rows backend/cpu/test_cpu backend/cpu/test_lanes \
+                 backend/cpu/test_pack backend/cpu/test_pool model/test_invariance)
 neon-tests: CPPFLAGS += -Itests/cross -DDEVICE_THAT_MUST_RUN='"cpu:neon"'
 neon-tests: $(CROSS_TESTS)
 $(BUILD)/cross/%: $(BUILD)/tests/engine/%.o $(CROSS_OBJ)
