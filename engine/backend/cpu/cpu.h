@@ -18,7 +18,7 @@
 #define CPU_MAX_PARTS 3   /* tensors of a matrix */
 #define CPU_ROWS 8        /* rows that are quantised together, where there are as many */
 #define CPU_KEYS 16       /* keys of a KV page that lie together */
-#define CPU_QUERIES 48    /* query heads, of one or more rows, that share one walk over KV pages */
+#define CPU_QUERIES 72    /* query heads, of one or more rows, that share one walk over KV pages */
 #define CPU_TILE 6        /* of them, those whose sums are in registers together, at most */
 
 /* An operand: n_rows rows of activations cut into blocks of 32. Blocks lie in slot-major order (all of slot 0, then slot 1, ...; operand_place), so

@@ -567,8 +567,7 @@ void cpu_attend(struct backend *be, const struct attend_params *p, const struct 
         pool_run(c->pool, c->batch->n_rows * c->shape.n_kv * job.n_pieces, 1, attend_pieces, &job);
         run_rows(c, c->batch->n_rows * c->shape.n_head, job.max_chunks * c->v_stride, merge_heads, &job);
     } else {
-        int n_items = c->n_groups * c->shape.n_kv, grain = n_items / (c->shape.n_threads * 8);
-        pool_run(c->pool, n_items, grain > 0 ? grain : 1, attend_items, &job);
+        pool_run(c->pool, c->n_groups * c->shape.n_kv, 1, attend_items, &job); /* the last items of a prompt are long: one by one */
     }
     run_rows(c, c->batch->n_rows, c->o_cols, requantise_rows, &job);
 }
