@@ -81,7 +81,7 @@ static void make_operand(struct operand *o, int n_rows, int n_cols, const struct
     o->q = allocate(n * QUANT_BLOCK);
     o->d = allocate(n * 4);
     o->s = allocate(n * 4);
-    o->bias = allocate(n * 4);
+    o->start = allocate(n * 4);
     o->half[0] = allocate(n * 4);
     o->half[1] = allocate(n * 4);
     o->f = allocate(n * QUANT_BLOCK * 4);
@@ -97,7 +97,7 @@ static void make_operand(struct operand *o, int n_rows, int n_cols, const struct
 
 static void free_operand(struct operand *o)
 {
-    void *parts[] = {o->q, o->d, o->s, o->bias, o->half[0], o->half[1], o->f};
+    void *parts[] = {o->q, o->d, o->s, o->start, o->half[0], o->half[1], o->f};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         free(parts[i]);
 }

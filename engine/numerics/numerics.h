@@ -19,7 +19,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define NUMERICS_VERSION 1
+#define NUMERICS_VERSION 2
 
 static inline float num_f32_from_bits(uint32_t u)
 {

@@ -7,10 +7,13 @@
  * and `struct quant_w` is that meaning. Everything else follows from it: a dequantised value is fma(d * scale, q, min) (d * scale is exact), and the
  * dot product with activations (q', d') in blocks of 32 is
  *
- *   isum = scale[0] * sum(q q', k < 16) + scale[1] * sum(q q', k >= 16)        exact: |isum| < 2^24 for every type
- *   acc  = fma(d * d', (float)isum, acc)
- *   acc  = fma(min, d' * sum(q'), acc)                                        types with one minimum per 32
- *   acc  = fma(min[0], d' * sum(q', k < 16), acc), then min[1] and k >= 16     types with two
+ *   acc = fma((d * scale) * (float)isum, d', acc)          isum = sum(q q') over the values of one scale: 32, or k < 16, then k >= 16
+ *   acc = fma(min, d' * sum(q'), acc)                      types with one minimum per 32
+ *   acc = fma(min[0], d' * sum(q', k < 16), acc), then min[1] and k >= 16     types with two
+ *
+ * (d * scale is exact, and so is the float: |isum| < 2^22 for every type; the product with isum is rounded once. So a kernel that starts its sums at
+ * the bits of QUANT_MAGIC = 1.5 * 2^23 has QUANT_MAGIC + isum without a conversion, and fma(QUANT_MAGIC + isum, d scale, -QUANT_MAGIC d scale) is the
+ * product: -QUANT_MAGIC d scale is exact, too.)
  *
  * where acc is one of 8 slots: block b goes to slot b mod 8, ascending; the result is ((0+1)+(2+3)) + ((4+5)+(6+7)). Integer sums have no order, so
  * the 8 slots are the only freedom an implementation has: lanes, warps or passes. Weights of F32, F16 and BF16 take f32 activations: acc =
@@ -83,9 +86,13 @@ static inline int quant_n_blocks(int n_cols)
 
 /* ---- weights ---- */
 
+#define QUANT_MAGIC 12582912.0f
+#define QUANT_MAGIC_BITS 0x4b400000
+
 /* The meaning of one block of quantised weights; see the top. */
 struct quant_w {
     int8_t q[QUANT_BLOCK];
+    bool halves; /* each half has a scale; else scale[0] == scale[1] */
     int16_t scale[2];
     float d;
     float min[2];
@@ -111,6 +118,7 @@ static inline void quant_unpack_simple(int type, const uint8_t *p, struct quant_
     w->d = quant_f16(p);
     w->n_min = has_min;
     w->min[0] = w->min[1] = has_min ? quant_f16(p + 2) : 0.0f;
+    w->halves = false;
     w->scale[0] = w->scale[1] = 1;
     const uint8_t *high = p + (has_min ? 4 : 2), *low = high + (five ? 4 : 0);
     if (type == TENSOR_Q8_0) {
@@ -135,6 +143,7 @@ static inline void quant_unpack_k45(int type, const uint8_t *p, int j, struct qu
     w->d = quant_f16(p);
     w->n_min = 1;
     w->min[0] = w->min[1] = -(quant_f16(p + 2) * (float)min);
+    w->halves = false;
     w->scale[0] = w->scale[1] = (int16_t)scale;
     for (int k = 0; k < QUANT_BLOCK; k++) {
         int v = low[j / 2 * 32 + k] >> (j % 2 * 4) & 15;
@@ -149,6 +158,7 @@ static inline void quant_unpack_k6(const uint8_t *p, int j, struct quant_w *w)
 {
     const uint8_t *low = p + 64 * (j / 4) + 32 * (j % 2), *high = p + 128 + 32 * (j / 4), *s = p + 192;
     int i = j % 4;
+    w->halves = true;
     w->d = quant_f16(p + 208);
     w->n_min = 0;
     w->min[0] = w->min[1] = 0.0f;
@@ -162,6 +172,7 @@ static inline void quant_unpack_k6(const uint8_t *p, int j, struct quant_w *w)
 static inline void quant_unpack_k2(const uint8_t *p, int j, struct quant_w *w)
 {
     float dmin = quant_f16(p + 82);
+    w->halves = true;
     w->d = quant_f16(p + 80);
     w->n_min = 2;
     for (int h = 0; h < 2; h++) {
@@ -176,6 +187,7 @@ static inline void quant_unpack_k2(const uint8_t *p, int j, struct quant_w *w)
 static inline void quant_unpack_k3(const uint8_t *p, int j, struct quant_w *w)
 {
     const uint8_t *s = p + 96;
+    w->halves = true;
     w->d = quant_f16(p + 108);
     w->n_min = 0;
     w->min[0] = w->min[1] = 0.0f;
@@ -286,8 +298,12 @@ static inline float quant_mac(const struct quant_w *w, const struct quant_x *x, 
     int32_t sum[2] = {0, 0};
     for (int k = 0; k < QUANT_BLOCK; k++)
         sum[k / 16] += (int32_t)w->q[k] * (int32_t)x->q[k];
-    int32_t isum = w->scale[0] * sum[0] + w->scale[1] * sum[1];
-    acc = fmaf(w->d * x->d, (float)isum, acc);
+    if (!w->halves) {
+        acc = fmaf((w->d * (float)w->scale[0]) * (float)(sum[0] + sum[1]), x->d, acc);
+    } else {
+        acc = fmaf((w->d * (float)w->scale[0]) * (float)sum[0], x->d, acc);
+        acc = fmaf((w->d * (float)w->scale[1]) * (float)sum[1], x->d, acc);
+    }
     if (w->n_min == 1)
         acc = fmaf(w->min[0], x->d * (float)(x->sum[0] + x->sum[1]), acc);
     if (w->n_min == 2) {

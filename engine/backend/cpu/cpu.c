@@ -106,7 +106,7 @@ static void carve_operand(struct carver *c, struct operand *o, int n_cols, int m
     o->q = carve(c, n, QUANT_BLOCK);
     o->d = carve(c, n, sizeof(float));
     o->s = carve(c, n, sizeof(float));
-    o->bias = carve(c, n, sizeof(int32_t));
+    o->start = carve(c, n, sizeof(int32_t));
     o->half[0] = carve(c, n, sizeof(int32_t));
     o->half[1] = carve(c, n, sizeof(int32_t));
     o->f = carve(c, n, QUANT_BLOCK * sizeof(float));
@@ -302,7 +302,7 @@ static int needs_of(const struct cpu *c, int type)
     if (!c->k->tiled)
         return NEEDS_Q | NEEDS_HALF;
     switch (pack_format(type)->scale) {
-    case PACK_F16: return NEEDS_Q | NEEDS_BIAS;
+    case PACK_F16: return NEEDS_Q | NEEDS_START;
     case PACK_F16_MIN:
     case PACK_K_MIN: return NEEDS_Q | NEEDS_S;
     default: return NEEDS_Q | NEEDS_HALF;

@@ -14,7 +14,7 @@
 #include "engine/backend/cpu/pool.h"
 
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
-#define CPU_ITEM_ROWS 64  /* rows of a step that one work item takes: their partial sums leave room in first-level cache */
+#define CPU_ITEM_ROWS 128 /* rows of a step that one work item takes: for so many a stripe is unpacked once */
 #define CPU_MAX_PARTS 3   /* tensors of a matrix */
 #define CPU_ROWS 8        /* rows that are quantised together, where there are as many */
 #define CPU_KEYS 16       /* keys of a KV page that lie together */
@@ -30,8 +30,8 @@ struct operand {
     int8_t *q;           /* [i][32] */
     float *d;            /* [i] */
     float *s;            /* [i] d * sum(q) */
-    int32_t *bias;       /* [i] -128 sum(q): what unsigned weights (w + 128) add too much */
-    int32_t *half[2];    /* [i] -32 sum(q) of either half */
+    int32_t *start;      /* [i] QUANT_MAGIC_BITS - 128 sum(q): where sums of unsigned weights (w + 128) start */
+    int32_t *half[2];    /* [i] QUANT_MAGIC_BITS - 32 sum(q) of either half */
     float *f;            /* [i][32] the values themselves, for float weights */
 };
 
@@ -46,8 +46,14 @@ static inline int operand_place(int n_blocks, int b)
     return operand_slot_start(n_blocks, b % QUANT_SLOTS) + b / QUANT_SLOTS;
 }
 
+/* The sum of half h of block i. */
+static inline int16_t operand_sum(const struct operand *x, int h, size_t i)
+{
+    return (int16_t)((QUANT_MAGIC_BITS - x->half[h][i]) / 32);
+}
+
 /* Which parts of an operand a matrix reads; Q: q and d. */
-enum { NEEDS_Q = 1, NEEDS_S = 2, NEEDS_BIAS = 4, NEEDS_HALF = 8, NEEDS_F = 16 };
+enum { NEEDS_Q = 1, NEEDS_S = 2, NEEDS_START = 4, NEEDS_HALF = 8, NEEDS_F = 16 };
 
 /* 32 outputs (fewer in the last of a part) of one type. */
 struct stripe {

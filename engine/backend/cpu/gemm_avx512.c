@@ -3,23 +3,21 @@
  * For output n of lane l and row m:  out[m][n] = dot(w[n], x[m]) in the order of quant.h.
  *
  * A lane is an output, so no sum ever crosses lanes and the order of operations per output is that of the scalar text: per block an exact integer sum
- * (vpdpbusd: 4 products u8 x s8 added to i32, never saturating here), one fma with d * d', one fma per minimum. Unsigned weights are w + offset; the
- * accumulator starts at -offset * sum(q'), which the operand carries, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float
- * accumulators in registers (MR = 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie
- * slot-major in memory; sums of finished slots wait in first-level cache as the partial results of a binary counter, 3 at most.
- *
- * Types with a scale per 16 values need the two halves' sums apart: (float)isum = s0 * S0 + s1 * S1 is exact in f32 (below 2^24), one more
- * register set, so MR = 4 there. Types with one integer scale save the conversion: sums start at the bits of MAGIC = 1.5 * 2^23, whose float then is
- * MAGIC + isum, and fma(MAGIC + isum, scale, -MAGIC * scale) = isum * scale exactly.
+ * (vpdpbusd: 4 products u8 x s8 added to i32, never saturating here), one fma for its product with the scale (sums start at the bits of QUANT_MAGIC,
+ * so they need no conversion to float; quant.h), one fma with d', one per minimum. Unsigned weights are w + offset; the start of the sums, which the
+ * operand carries, has -offset * sum(q') in it, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float accumulators in registers (MR = 6:
+ * 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums of finished slots
+ * wait in first-level cache as the partial results of a binary counter, 3 at most.
  *
  * Up to a tile of rows (`by_tiles`), weights are unpacked in registers as they are used: memory is the limit there. For more (`by_panels`), the
- * blocks of a slot, 8 at most at a time, are unpacked once into a panel in first-level cache - bytes as Q8_0 has them, scales as f32 - and all tiles
- * of rows run over the panel. While they do, they ask for the lines of the next one.
+ * blocks of as many whole slots as fit, or of a part of one, are unpacked once into a panel in first-level cache - bytes as Q8_0 has them, scales as
+ * f32 - and all tiles of rows run over the panel. While they do, they ask for the lines of the next one.
  *
- * Bounds: of the two ports that execute 512-bit arithmetic, a block of 32 x 32 takes 16 slots a row for products, 6 for conversion, d * d' and fma
- * (8 with a minimum, 8 with an integer scale and a minimum, 12 with halves): 73, 67, 67 and 57 % of vpdpbusd's own rate; a panel in first-level cache
- * runs at 90 % of that. Measured on a Xeon of the Sapphire Rapids kind against unpacking in each tile of rows, 48 rows: Q5_0 1.3, Q6_K 1.3, Q4_K 1.2,
- * Q4_1 1.1 times as fast; Q8_0, with nothing to unpack but scales, 0.95, so it stays with tiles.
+ * Bounds: of the two ports that execute 512-bit arithmetic, a block of 32 x 32 takes 16 slots a row for products and 4 for the two fma (6 with a
+ * minimum, 8 with halves): 80, 73 and 67 % of vpdpbusd's own rate. The tile alone, all in first-level cache, runs at 97 to 100 % of that; unpacking
+ * takes 3 to 7 % then, ending slots of 2 or 3 blocks 8 %. Measured on a Xeon of the Sapphire Rapids kind against unpacking in each tile of rows, 48
+ * rows: Q5_0 1.3, Q6_K 1.3, Q4_K 1.2, Q4_1 1.1 times as fast; Q8_0, with nothing to unpack but scales, 0.95, so it stays with tiles. Panels of 12
+ * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short.
  *
  * For one tile or a few, weights come from memory: lines are asked for twice, early into the second-level cache and shortly before their use into the
  * first, which cannot hold this stripe, the next one and the activations. Against one request into the first-level cache, 4 KiB ahead or for the next
@@ -40,21 +38,13 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #define MR_MAX 6
-#define MR_HALVES 4
-#define MAGIC 12582912.0f
-#define PANEL_BLOCKS 8 /* of a slot that are unpacked at a time */
+#define PANEL_BLOCKS 12 /* that are unpacked at a time */
 #define NEAR_BYTES 2048  /* how far a pass over tiles asks for its own lines, into the first-level cache */
 #define FAR_BYTES 12288  /* and into the second-level cache, where the stripe is read once only */
 
 ALWAYS_INLINE bool has_halves(const int scale)
 {
     return scale == PACK_K_HALVES || scale == PACK_K_HALVES6 || scale == PACK_K_HALVES_MIN;
-}
-
-/* Rows of a register tile. */
-ALWAYS_INLINE int mr_of(const int scale)
-{
-    return has_halves(scale) ? MR_HALVES : MR_MAX;
 }
 
 /* d of a stripe's superblocks; of dmin where there are minima. */
@@ -202,12 +192,24 @@ ALWAYS_INLINE void whole_sums(const int bits, const int base, const int mr, cons
     }
 }
 
-/* What the integer sums of a block start with: what the offset adds too much, or the bits of MAGIC. */
-ALWAYS_INLINE __m512i start_value(const int offset, const int scale, int32_t bias)
+/* What the sums of a block start with: the bits of QUANT_MAGIC, less what the offset adds too much. */
+ALWAYS_INLINE __m512i start_value(const int offset, int32_t start)
 {
-    if (scale == PACK_K_MIN)
-        return _mm512_castps_si512(_mm512_set1_ps(MAGIC));
-    return offset == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(bias);
+    return _mm512_set1_epi32(offset == 0 ? QUANT_MAGIC_BITS : start);
+}
+
+/* The same of half h: `half` has it for Q6_K's offset 32; Q3_K's is 4. */
+ALWAYS_INLINE __m512i half_start(const int scale, int32_t half)
+{
+    if (scale == PACK_K_HALVES_MIN)
+        return _mm512_set1_epi32(QUANT_MAGIC_BITS);
+    return _mm512_set1_epi32(scale == PACK_K_HALVES ? half : QUANT_MAGIC_BITS + ((half - QUANT_MAGIC_BITS) >> 3));
+}
+
+/* acc = fma((d * scale) * isum, d', acc), where `less` is -QUANT_MAGIC * d * scale. */
+ALWAYS_INLINE __m512 add_product(__m512i sums, __m512 d, __m512 less, float dx, __m512 acc)
+{
+    return _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_castsi512_ps(sums), d, less), _mm512_set1_ps(dx), acc);
 }
 
 /* One block of a type with one scale per 32 values. `header` is the superblock's d (and dmin min_at bytes later) for K types. */
@@ -216,21 +218,20 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
 {
     __m512i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
-        sums[m][0] = sums[m][1] = start_value(offset, scale, x->bias[at + (size_t)m]);
+        sums[m][0] = sums[m][1] = start_value(offset, x->start[at + (size_t)m]);
     whole_sums(bits, base_of(bits, offset, scale), mr, tile, x->q + at * QUANT_BLOCK, sums);
     const uint8_t *scales = tile + bits * 128;
     UNROLL for (int g = 0; g < 2; g++) {
-        __m512 d = scale == PACK_K_MIN ? f16x16(header + 32 * g) : f16x16(scales + 32 * g), sub, less, min;
+        __m512 d = scale == PACK_K_MIN ? f16x16(header + 32 * g) : f16x16(scales + 32 * g), min;
         if (scale == PACK_K_MIN) {
-            sub = u8x16(scales + 16 * g);
-            less = _mm512_mul_ps(sub, _mm512_set1_ps(-MAGIC));
+            d = _mm512_mul_ps(d, u8x16(scales + 16 * g));
             min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g));
         } else if (scale == PACK_F16_MIN) {
             min = f16x16(scales + 64 + 32 * g);
         }
+        __m512 less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
         UNROLL for (int m = 0; m < mr; m++) {
-            __m512 isum = scale == PACK_K_MIN ? _mm512_fmadd_ps(_mm512_castsi512_ps(sums[m][g]), sub, less) : _mm512_cvtepi32_ps(sums[m][g]);
-            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum, acc[m][g]);
+            acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
             if (scale == PACK_K_MIN)
                 acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
             if (scale == PACK_F16_MIN)
@@ -239,10 +240,15 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
     }
 }
 
-/* -offset * sum(q') of half h, from half = -32 sum(q'). */
-ALWAYS_INLINE __m512i half_start(const int scale, int32_t half)
+/* The minima of both halves, for block i of mr rows: min[h][g] times d' sum(q' of half h). */
+ALWAYS_INLINE void sub_half_minima(const int mr, const struct operand *x, size_t at, __m512 min[2][2], __m512 acc[MR_MAX][2])
 {
-    return scale == PACK_K_HALVES_MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(scale == PACK_K_HALVES ? half : half >> 3);
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m512 s = _mm512_set1_ps(x->d[at + (size_t)m] * (float)operand_sum(x, h, at + (size_t)m));
+            UNROLL for (int g = 0; g < 2; g++)
+                acc[m][g] = _mm512_fnmadd_ps(min[h][g], s, acc[m][g]);
+        }
 }
 
 /* One block of a type with a scale per 16 values. */
@@ -250,34 +256,23 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
                                 const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
 {
     const uint8_t *scales = tile + bits * 128;
-    __m512 isum[MR_MAX][2];
+    __m512 min[2][2];
     UNROLL for (int h = 0; h < 2; h++) {
         __m512i sums[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
             sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
         half_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, h, sums);
         UNROLL for (int g = 0; g < 2; g++) {
-            __m512 sub = half_scale(scale, scales, g, h);
-            UNROLL for (int m = 0; m < mr; m++) {
-                __m512 s = _mm512_cvtepi32_ps(sums[m][g]);
-                isum[m][g] = h == 0 ? _mm512_mul_ps(s, sub) : _mm512_fmadd_ps(s, sub, isum[m][g]);
-            }
+            __m512 d = _mm512_mul_ps(f16x16(header + 32 * g), half_scale(scale, scales, g, h));
+            __m512 less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
+            UNROLL for (int m = 0; m < mr; m++)
+                acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
+            if (scale == PACK_K_HALVES_MIN)
+                min[h][g] = _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h));
         }
     }
-    UNROLL for (int g = 0; g < 2; g++) {
-        __m512 d = f16x16(header + 32 * g);
-        UNROLL for (int m = 0; m < mr; m++)
-            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum[m][g], acc[m][g]);
-        if (scale != PACK_K_HALVES_MIN)
-            continue;
-        UNROLL for (int h = 0; h < 2; h++) {
-            __m512 min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h));
-            UNROLL for (int m = 0; m < mr; m++) { /* half = -32 sum(q'): the division is exact */
-                float s = x->d[at + (size_t)m] * ((float)x->half[h][at + (size_t)m] * -0x1p-5f);
-                acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(s), acc[m][g]);
-            }
-        }
-    }
+    if (scale == PACK_K_HALVES_MIN)
+        sub_half_minima(mr, x, at, min, acc);
 }
 
 /* One block of float weights: one fma per value, ascending. */
@@ -354,24 +349,25 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
 
 /* ---- more rows than a tile: weights unpacked once for all of them ---- */
 
-/* Up to PANEL_BLOCKS blocks of a stripe, all of one slot: bytes as Q8_0's tile has them, scales as f32. A type with one integer scale has it in
- * scale[0], and -MAGIC times it in scale[1]. */
+/* Up to PANEL_BLOCKS blocks of a stripe: bytes as Q8_0's tile has them, and in f32, for both halves where they differ, d * scale, -QUANT_MAGIC times
+ * it, and minima. */
 struct panel {
     _Alignas(64) uint8_t bytes[PANEL_BLOCKS][1024];
-    float d[PANEL_BLOCKS][32], scale[PANEL_BLOCKS][2][32], min[PANEL_BLOCKS][2][32];
+    float d[PANEL_BLOCKS][2][32], less[PANEL_BLOCKS][2][32], min[PANEL_BLOCKS][2][32];
 };
 
-/* All rows over a panel. */
+/* All rows over a panel: over n_slots whole slots, or over part of one. */
 struct panel_rows {
     const struct operand *x;
-    size_t at;            /* the first block of the first row in the operand */
-    int n_blocks;
+    size_t at;               /* the first block of the first row in the operand */
+    int slot, n_slots;       /* n_slots is 1, 2, 4 or 8 and slot a multiple of it */
+    int n_blocks;            /* of all of them */
     const float *unfinished; /* [m][32] the slot's sums so far, or NULL if it begins here */
-    int n_below;          /* partial sums of earlier slots that the slot's sums join */
-    const float *part;    /* [3][CPU_ITEM_ROWS][32] these partial sums */
-    float *to;            /* where the sums go then, rows ld apart */
+    bool ends;               /* the last slot ends here */
+    float *part;             /* [3][CPU_ITEM_ROWS][32] partial sums of earlier panels */
+    float *to;               /* where the sums go then, rows ld apart */
     size_t ld;
-    const uint8_t *ahead; /* lines to ask for, `ahead_lines` a block */
+    const uint8_t *ahead;    /* lines to ask for, `ahead_lines` a block */
     int ahead_lines;
 };
 
@@ -396,23 +392,20 @@ ALWAYS_INLINE void unpack(const int bits, const int scale, const int base, const
         }
     }
     const uint8_t *scales = tile + bits * 128;
-    UNROLL for (int g = 0; g < 2; g++) {
-        if (scale == PACK_F16 || scale == PACK_F16_MIN)
-            _mm512_store_ps(to->d[i] + 16 * g, f16x16(scales + 32 * g));
-        else
-            _mm512_store_ps(to->d[i] + 16 * g, f16x16(header + 32 * g));
-        if (scale == PACK_F16_MIN)
-            _mm512_store_ps(to->min[i][0] + 16 * g, f16x16(scales + 64 + 32 * g));
-        if (scale == PACK_K_MIN) {
-            __m512 sub = u8x16(scales + 16 * g);
-            _mm512_store_ps(to->scale[i][0] + 16 * g, sub);
-            _mm512_store_ps(to->scale[i][1] + 16 * g, _mm512_mul_ps(sub, _mm512_set1_ps(-MAGIC)));
-            _mm512_store_ps(to->min[i][0] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g)));
-        }
-        if (!has_halves(scale))
-            continue;
-        UNROLL for (int h = 0; h < 2; h++) {
-            _mm512_store_ps(to->scale[i][h] + 16 * g, half_scale(scale, scales, g, h));
+    const int n_scales = has_halves(scale) ? 2 : 1;
+    UNROLL for (int h = 0; h < n_scales; h++) {
+        UNROLL for (int g = 0; g < 2; g++) {
+            __m512 d = f16x16(scale == PACK_F16 || scale == PACK_F16_MIN ? scales + 32 * g : header + 32 * g);
+            if (scale == PACK_K_MIN)
+                d = _mm512_mul_ps(d, u8x16(scales + 16 * g));
+            if (has_halves(scale))
+                d = _mm512_mul_ps(d, half_scale(scale, scales, g, h));
+            _mm512_store_ps(to->d[i][h] + 16 * g, d);
+            _mm512_store_ps(to->less[i][h] + 16 * g, _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC)));
+            if (scale == PACK_F16_MIN)
+                _mm512_store_ps(to->min[i][h] + 16 * g, f16x16(scales + 64 + 32 * g));
+            if (scale == PACK_K_MIN)
+                _mm512_store_ps(to->min[i][h] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g)));
             if (scale == PACK_K_HALVES_MIN)
                 _mm512_store_ps(to->min[i][h] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h)));
         }
@@ -438,18 +431,12 @@ ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel
 {
     __m512i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
-        sums[m][0] = sums[m][1] = start_value(scale == PACK_F16, scale, x->bias[at + (size_t)m]);
+        sums[m][0] = sums[m][1] = start_value(scale == PACK_F16, x->start[at + (size_t)m]);
     panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 0, 8, sums);
     UNROLL for (int g = 0; g < 2; g++) {
-        __m512 d = _mm512_load_ps(w->d[i] + 16 * g), sub = _mm512_load_ps(w->scale[i][0] + 16 * g), min = _mm512_load_ps(w->min[i][0] + 16 * g);
-        __m512 c = _mm512_load_ps(w->scale[i][1] + 16 * g);
+        __m512 d = _mm512_load_ps(w->d[i][0] + 16 * g), less = _mm512_load_ps(w->less[i][0] + 16 * g), min = _mm512_load_ps(w->min[i][0] + 16 * g);
         UNROLL for (int m = 0; m < mr; m++) {
-            __m512 isum;
-            if (scale == PACK_K_MIN)
-                isum = _mm512_fmadd_ps(_mm512_castsi512_ps(sums[m][g]), sub, c);
-            else
-                isum = _mm512_cvtepi32_ps(sums[m][g]);
-            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x->d[at + (size_t)m])), isum, acc[m][g]);
+            acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
             if (scale == PACK_K_MIN)
                 acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
             if (scale == PACK_F16_MIN)
@@ -462,74 +449,74 @@ ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel
 ALWAYS_INLINE void panel_block_halves(const int scale, const int mr, const struct panel *w, int i, const struct operand *x,
                                       size_t at, __m512 acc[MR_MAX][2])
 {
-    __m512 isum[MR_MAX][2];
     UNROLL for (int h = 0; h < 2; h++) {
         __m512i sums[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
             sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
         panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 4 * h, 4 * h + 4, sums);
         UNROLL for (int g = 0; g < 2; g++) {
-            __m512 sub = _mm512_load_ps(w->scale[i][h] + 16 * g);
-            UNROLL for (int m = 0; m < mr; m++) {
-                __m512 s = _mm512_cvtepi32_ps(sums[m][g]);
-                isum[m][g] = h == 0 ? _mm512_mul_ps(s, sub) : _mm512_fmadd_ps(s, sub, isum[m][g]);
-            }
+            __m512 d = _mm512_load_ps(w->d[i][h] + 16 * g), less = _mm512_load_ps(w->less[i][h] + 16 * g);
+            UNROLL for (int m = 0; m < mr; m++)
+                acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
         }
     }
-    UNROLL for (int g = 0; g < 2; g++) {
-        __m512 d = _mm512_load_ps(w->d[i] + 16 * g);
-        UNROLL for (int m = 0; m < mr; m++) {
-            float dx = x->d[at + (size_t)m];
-            acc[m][g] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(dx)), isum[m][g], acc[m][g]);
-            if (scale != PACK_K_HALVES_MIN)
-                continue;
-            UNROLL for (int h = 0; h < 2; h++) { /* half = -32 sum(q'): the division is exact */
-                float s = dx * ((float)x->half[h][at + (size_t)m] * -0x1p-5f);
-                acc[m][g] = _mm512_fnmadd_ps(_mm512_load_ps(w->min[i][h] + 16 * g), _mm512_set1_ps(s), acc[m][g]);
-            }
-        }
-    }
+    if (scale != PACK_K_HALVES_MIN)
+        return;
+    __m512 min[2][2];
+    UNROLL for (int h = 0; h < 2; h++)
+        UNROLL for (int g = 0; g < 2; g++)
+            min[h][g] = _mm512_load_ps(w->min[i][h] + 16 * g);
+    sub_half_minima(mr, x, at, min, acc);
 }
 
-/* mr rows of a panel, and the fold where it ends a slot: the slot's sums join the partial sums below, as the carries of a binary counter. */
+/* mr rows of a panel. Where a slot ends, its sums join the partial sums below, as the carries of a binary counter: those of this panel's slots are
+ * kept here, those of earlier panels in p->part. */
 ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel *w, const struct panel_rows *p)
 {
-    size_t at = p->at;
-    __m512 acc[MR_MAX][2];
-    UNROLL for (int m = 0; m < mr; m++)
-        UNROLL for (int g = 0; g < 2; g++)
-            acc[m][g] = p->unfinished != NULL ? _mm512_load_ps(p->unfinished + 32 * m + 16 * g) : _mm512_setzero_ps();
+    _Alignas(64) float own[3][MR_MAX * 32];
     const uint8_t *ahead = p->ahead;
-    for (int i = 0; i < p->n_blocks; i++, at += (size_t)p->x->stride) {
-        for (int line = 0; line < p->ahead_lines; line++, ahead += 64)
-            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
-        if (has_halves(scale))
-            panel_block_halves(scale, mr, w, i, p->x, at, acc);
-        else
-            panel_block(scale, mr, w, i, p->x, at, acc);
-    }
-    for (int level = 0; level < p->n_below; level++)
+    size_t at = p->at;
+    int i = 0, last = p->slot + p->n_slots - 1;
+    for (int j = p->slot; j <= last; j++) {
+        __m512 acc[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
             UNROLL for (int g = 0; g < 2; g++)
-                acc[m][g] = _mm512_add_ps(_mm512_load_ps(p->part + level * CPU_ITEM_ROWS * 32 + 32 * m + 16 * g), acc[m][g]);
-    UNROLL for (int m = 0; m < mr; m++)
-        UNROLL for (int g = 0; g < 2; g++)
-            _mm512_storeu_ps(p->to + (size_t)m * p->ld + 16 * g, acc[m][g]);
+                acc[m][g] = p->unfinished != NULL ? _mm512_load_ps(p->unfinished + 32 * m + 16 * g) : _mm512_setzero_ps();
+        int end = j == last ? p->n_blocks : i + operand_slot_start(p->x->n_blocks, j + 1) - operand_slot_start(p->x->n_blocks, j);
+        for (; i < end; i++, at += (size_t)p->x->stride) {
+            for (int line = 0; line < p->ahead_lines; line++, ahead += 64)
+                _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+            if (has_halves(scale))
+                panel_block_halves(scale, mr, w, i, p->x, at, acc);
+            else
+                panel_block(scale, mr, w, i, p->x, at, acc);
+        }
+        int level = 0;
+        for (; p->ends && j >> level & 1; level++) {
+            const float *below = 2 << level <= p->n_slots ? own[level] : p->part + level * CPU_ITEM_ROWS * 32;
+            UNROLL for (int m = 0; m < mr; m++)
+                UNROLL for (int g = 0; g < 2; g++)
+                    acc[m][g] = _mm512_add_ps(_mm512_load_ps(below + 32 * m + 16 * g), acc[m][g]);
+        }
+        float *to = j == last ? p->to : own[level];
+        size_t ld = j == last ? p->ld : 32;
+        UNROLL for (int m = 0; m < mr; m++)
+            UNROLL for (int g = 0; g < 2; g++)
+                _mm512_storeu_ps(to + (size_t)m * ld + 16 * g, acc[m][g]);
+    }
 }
 
 /* Rows of a panel, in tiles as even as can be. One copy for each kind of scale. */
 ALWAYS_INLINE void panel_tiles(const int scale, const struct panel *w, struct panel_rows p, int n_rows)
 {
-    const int mr_max = mr_of(scale);
-    int n_tiles = (n_rows + mr_max - 1) / mr_max;
+    int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX;
     for (int t = 0; t < n_tiles; t++) {
         int mr = (n_rows + n_tiles - 1 - t) / n_tiles;
-        switch (mr) {
-        case 2: if (mr_max == MR_HALVES) panel_tile(scale, 2, w, &p); break; /* 5 rows are 3 + 2; 7 are 4 + 3 */
+        switch (mr) { /* 7 rows are 4 + 3 */
         case 3: panel_tile(scale, 3, w, &p); break;
         case 4: panel_tile(scale, 4, w, &p); break;
-        case 5: if (mr_max > 4) panel_tile(scale, 5, w, &p); break;
-        case 6: if (mr_max > 4) panel_tile(scale, 6, w, &p); break;
+        case 5: panel_tile(scale, 5, w, &p); break;
+        case 6: panel_tile(scale, 6, w, &p); break;
         }
         p.at += (size_t)mr;
         p.part += (size_t)mr * 32;
@@ -587,30 +574,35 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
     _Alignas(64) float part[4][CPU_ITEM_ROWS * 32];
     struct panel w;
     const struct operand *x = pass->x;
-    const int mr_max = mr_of(scale), n_tiles = (n_rows + mr_max - 1) / mr_max;
-    size_t min_at = (size_t)(pass->n_cols / 256) * 64, header_bytes = header_bytes_of(scale, min_at);
+    const int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX, n_superblocks = pass->n_cols / 256;
+    size_t min_at = (size_t)n_superblocks * 64, header_bytes = header_bytes_of(scale, min_at);
     const uint8_t *tile = pass->stripe + header_bytes;
-    struct panel_rows p = {.x = x, .at = (size_t)pass->row};
-    for (int j = 0; j < QUANT_SLOTS; j++) {
-        int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j), done = 0;
+    struct panel_rows p = {.x = x, .at = (size_t)pass->row, .n_slots = QUANT_SLOTS, .ends = true};
+    while (p.n_slots > 1 && operand_slot_start(x->n_blocks, p.n_slots) > PANEL_BLOCKS)
+        p.n_slots /= 2;
+    for (; p.slot < QUANT_SLOTS; p.slot += p.n_slots) {
+        int begin = operand_slot_start(x->n_blocks, p.slot), n = operand_slot_start(x->n_blocks, p.slot + p.n_slots) - begin, done = 0;
+        int next = p.slot + p.n_slots, level = next >= 8 ? 3 : next == 4 ? 2 : (next & 1) == 0 ? 1 : 0;
         do {
             int n_panels = (n - done + PANEL_BLOCKS - 1) / PANEL_BLOCKS;
             p.n_blocks = n_panels == 0 ? 0 : (n - done + n_panels - 1) / n_panels;
-            for (int i = 0; i < p.n_blocks; i++, tile += tile_bytes)
-                unpack(bits, scale, base_of(bits, offset, scale), tile, pass->stripe + (size_t)(done + i) * 64, min_at, &w, i);
+            for (int i = 0; i < p.n_blocks; i++, tile += tile_bytes) {
+                int superblock = n_superblocks == 0 ? 0 : (done + i) % n_superblocks; /* each slot has one block of each */
+                unpack(bits, scale, base_of(bits, offset, scale), tile, pass->stripe + (size_t)superblock * 64, min_at, &w, i);
+            }
             p.unfinished = done > 0 ? part[3] : NULL;
             done += p.n_blocks;
-            p.n_below = done < n ? 0 : (j & 1) == 0 ? 0 : (j & 2) == 0 ? 1 : (j & 4) == 0 ? 2 : 3;
+            p.ends = done == n;
             p.part = part[0];
-            p.to = done < n ? part[3] : part[p.n_below];
+            p.to = p.ends ? part[level] : part[3];
             p.ld = 32;
             p.ahead = tile;
             size_t ahead_bytes = (size_t)p.n_blocks * (size_t)tile_bytes;
-            if (j == QUANT_SLOTS - 1 && done == n) {
+            if (next == QUANT_SLOTS && p.ends) {
                 p.to = pass->out;
                 p.ld = pass->ld;
                 p.ahead = ahead;
-                ahead_bytes = header_bytes + (size_t)operand_slot_start(x->n_blocks, 1) * (size_t)tile_bytes;
+                ahead_bytes = header_bytes + (size_t)operand_slot_start(x->n_blocks, p.n_slots) * (size_t)tile_bytes;
             }
             p.ahead_lines = p.ahead == NULL || p.n_blocks == 0 ? 0 : (int)(ahead_bytes / 64 / (size_t)(p.n_blocks * n_tiles)) + 1;
             panel_any(scale, &w, &p, n_rows);
@@ -623,8 +615,8 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
 ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p,
                             int n_rows, const uint8_t *ahead)
 {
-    const int mr_max = mr_of(scale), lines = (tile_bytes + 63) / 64;
-    int n_tiles = (n_rows + mr_max - 1) / mr_max, per_tile = (lines + n_tiles - 1) / n_tiles, left = lines;
+    const int lines = (tile_bytes + 63) / 64;
+    int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX, per_tile = (lines + n_tiles - 1) / n_tiles, left = lines;
     for (int i = 0; i < n_tiles; i++) {
         int mr = (n_rows + n_tiles - 1 - i) / n_tiles;
         if (n_tiles == 1) {
@@ -640,8 +632,8 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
         case 2: tile_pass(type, bits, offset, scale, tile_bytes, 2, p); break;
         case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, p); break;
         case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, p); break;
-        case 5: if (mr_max > 4) tile_pass(type, bits, offset, scale, tile_bytes, 5, p); break;
-        case 6: if (mr_max > 4) tile_pass(type, bits, offset, scale, tile_bytes, 6, p); break;
+        case 5: tile_pass(type, bits, offset, scale, tile_bytes, 5, p); break;
+        case 6: tile_pass(type, bits, offset, scale, tile_bytes, 6, p); break;
         }
         p->row += mr;
         p->out += (size_t)mr * p->ld;
@@ -652,7 +644,7 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
 ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p, int n_rows,
                             const uint8_t *ahead)
 {
-    const int mr_max = mr_of(scale), most = bits >= 8 ? INT_MAX : bits == 4 && scale != PACK_K_MIN ? 2 * mr_max : mr_max;
+    const int most = bits >= 8 ? INT_MAX : bits == 4 && scale != PACK_K_MIN ? 2 * MR_MAX : MR_MAX;
     while (n_rows > most) {
         int n = n_rows < CPU_ITEM_ROWS ? n_rows : CPU_ITEM_ROWS;
         by_panels(bits, offset, scale, tile_bytes, p, n, n < n_rows ? NULL : ahead);

@@ -40,12 +40,14 @@ ALWAYS_INLINE vf load_f16(const uint8_t *p)
     return vf_load_f16((const uint16_t *)(const void *)p);
 }
 
-/* What the accumulators of a block start with: -offset * sum(q'), from bias = -128 * sum(q'). */
-ALWAYS_INLINE vi start_value(const int offset, int32_t bias)
+/* What the sums of a block start with: the bits of QUANT_MAGIC, less offset * sum(q'); `start` has it for offset 128. */
+ALWAYS_INLINE vi start_value(const int offset, int32_t start)
 {
     if (offset == 0)
-        return vi_set1(0);
-    return vi_set1(offset == 128 ? bias : offset == 16 ? bias >> 3 : bias >> 4);
+        return vi_set1(QUANT_MAGIC_BITS);
+    if (offset == 128)
+        return vi_set1(start);
+    return vi_set1(QUANT_MAGIC_BITS + ((start - QUANT_MAGIC_BITS) >> (offset == 16 ? 3 : 4)));
 }
 
 ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header,
@@ -54,24 +56,22 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
     vi sums[MR_MAX][VECTORS];
     UNROLL for (int m = 0; m < mr; m++)
         UNROLL for (int e = 0; e < VECTORS; e++)
-            sums[m][e] = start_value(offset, x->bias[at + (size_t)m]);
+            sums[m][e] = start_value(offset, x->start[at + (size_t)m]);
     half_sums(bits, mr, tile, g, x->q + at * QUANT_BLOCK, 0, sums);
     half_sums(bits, mr, tile, g, x->q + at * QUANT_BLOCK, 1, sums);
     const uint8_t *scales = tile + bits * 128;
     UNROLL for (int e = 0; e < VECTORS; e++) {
         int lane = 16 * g + VF_LANES * e;
-        vf d = scale == PACK_K_MIN ? load_f16(header + 2 * lane) : load_f16(scales + 2 * lane), sub, min;
+        vf d = scale == PACK_K_MIN ? load_f16(header + 2 * lane) : load_f16(scales + 2 * lane), min;
         if (scale == PACK_K_MIN) {
-            sub = u8_as_floats(scales + lane);
+            d = vf_mul(d, u8_as_floats(scales + lane));
             min = vf_mul(load_f16(header + min_at + 2 * lane), u8_as_floats(scales + 32 + lane));
         } else if (scale == PACK_F16_MIN) {
             min = load_f16(scales + 64 + 2 * lane);
         }
+        vf less = vf_mul(d, vf_set1(-QUANT_MAGIC));
         UNROLL for (int m = 0; m < mr; m++) {
-            vf isum = vf_from_vi(sums[m][e]);
-            if (scale == PACK_K_MIN)
-                isum = vf_mul(isum, sub);
-            acc[m][e] = vf_fma(vf_mul(d, vf_set1(x->d[at + (size_t)m])), isum, acc[m][e]);
+            acc[m][e] = vf_fma(vf_fma(vf_from_bits(sums[m][e]), d, less), vf_set1(x->d[at + (size_t)m]), acc[m][e]);
             if (scale == PACK_K_MIN)
                 acc[m][e] = vf_fnma(min, vf_set1(x->s[at + (size_t)m]), acc[m][e]);
             if (scale == PACK_F16_MIN)
@@ -80,10 +80,12 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
     }
 }
 
-/* -offset * sum(q') of half h, from half = -32 sum(q'). */
+/* The same of a half; `half` has it for offset 32. */
 ALWAYS_INLINE vi half_start(const int scale, int32_t half)
 {
-    return vi_set1(scale == PACK_K_HALVES_MIN ? 0 : scale == PACK_K_HALVES ? half : half >> 3);
+    if (scale == PACK_K_HALVES_MIN)
+        return vi_set1(QUANT_MAGIC_BITS);
+    return vi_set1(scale == PACK_K_HALVES ? half : QUANT_MAGIC_BITS + ((half - QUANT_MAGIC_BITS) >> 3));
 }
 
 /* The integer sub-scale of half h, for vector e of half g: a signed byte, six bits less 32, or a low nibble beside its minimum. */
@@ -109,7 +111,6 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
                                 const struct operand *x, size_t at, vf acc[MR_MAX][VECTORS])
 {
     const uint8_t *scales = tile + bits * 128;
-    vf isum[MR_MAX][VECTORS];
     UNROLL for (int h = 0; h < 2; h++) {
         vi sums[MR_MAX][VECTORS];
         UNROLL for (int m = 0; m < mr; m++)
@@ -117,24 +118,19 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
                 sums[m][e] = half_start(scale, x->half[h][at + (size_t)m]);
         half_sums(bits, mr, tile, g, x->q + at * QUANT_BLOCK, h, sums);
         UNROLL for (int e = 0; e < VECTORS; e++) {
-            vf sub = half_scale(scale, scales, g, e, h);
-            UNROLL for (int m = 0; m < mr; m++) {
-                vf s = vf_from_vi(sums[m][e]);
-                isum[m][e] = h == 0 ? vf_mul(s, sub) : vf_fma(s, sub, isum[m][e]);
-            }
+            vf d = vf_mul(load_f16(header + 2 * (16 * g + VF_LANES * e)), half_scale(scale, scales, g, e, h));
+            vf less = vf_mul(d, vf_set1(-QUANT_MAGIC));
+            UNROLL for (int m = 0; m < mr; m++)
+                acc[m][e] = vf_fma(vf_fma(vf_from_bits(sums[m][e]), d, less), vf_set1(x->d[at + (size_t)m]), acc[m][e]);
         }
     }
+    if (scale != PACK_K_HALVES_MIN)
+        return;
     UNROLL for (int e = 0; e < VECTORS; e++) {
-        int lane = 16 * g + VF_LANES * e;
-        vf d = load_f16(header + 2 * lane);
-        UNROLL for (int m = 0; m < mr; m++)
-            acc[m][e] = vf_fma(vf_mul(d, vf_set1(x->d[at + (size_t)m])), isum[m][e], acc[m][e]);
-        if (scale != PACK_K_HALVES_MIN)
-            continue;
         UNROLL for (int h = 0; h < 2; h++) {
-            vf min = vf_mul(load_f16(header + min_at + 2 * lane), half_min(scales, g, e, h));
+            vf min = vf_mul(load_f16(header + min_at + 2 * (16 * g + VF_LANES * e)), half_min(scales, g, e, h));
             UNROLL for (int m = 0; m < mr; m++) {
-                float s = x->d[at + (size_t)m] * ((float)x->half[h][at + (size_t)m] * -0x1p-5f);
+                float s = x->d[at + (size_t)m] * (float)operand_sum(x, h, at + (size_t)m);
                 acc[m][e] = vf_fnma(min, vf_set1(s), acc[m][e]);
             }
         }

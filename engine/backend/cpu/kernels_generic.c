@@ -26,7 +26,7 @@ static void gemm_row(int type, const uint8_t *row, int n_cols, const struct oper
         struct quant_w w;
         quant_unpack(type, row, b, &w);
         for (int r = r0; r < r1; r++, at++) {
-            struct quant_x xq = {.sum = {(int16_t)(x->half[0][at] / -32), (int16_t)(x->half[1][at] / -32)}, .d = x->d[at]};
+            struct quant_x xq = {.sum = {operand_sum(x, 0, at), operand_sum(x, 1, at)}, .d = x->d[at]};
             memcpy(xq.q, x->q + at * QUANT_BLOCK, QUANT_BLOCK);
             slots[r - r0][b % QUANT_SLOTS] = quant_mac(&w, &xq, slots[r - r0][b % QUANT_SLOTS]);
         }

@@ -47,9 +47,9 @@ static inline int lanes_quantise_block(const float *restrict x, struct operand *
     memcpy(o->q + at * QUANT_BLOCK, q.q, QUANT_BLOCK);
     o->d[at] = q.d;
     o->s[at] = q.d * (float)(q.sum[0] + q.sum[1]);
-    o->bias[at] = -128 * (q.sum[0] + q.sum[1]);
-    o->half[0][at] = -32 * q.sum[0];
-    o->half[1][at] = -32 * q.sum[1];
+    o->start[at] = QUANT_MAGIC_BITS - 128 * (q.sum[0] + q.sum[1]);
+    o->half[0][at] = QUANT_MAGIC_BITS - 32 * q.sum[0];
+    o->half[1][at] = QUANT_MAGIC_BITS - 32 * q.sum[1];
     return rc;
 }
 

@@ -73,6 +73,12 @@ static inline vi vi_set1(int32_t x)
     return _mm256_set1_epi32(x);
 }
 
+/* The floats whose bits these are. */
+static inline vf vf_from_bits(vi v)
+{
+    return _mm256_castsi256_ps(v);
+}
+
 static inline vf vf_from_vi(vi v)
 {
     return _mm256_cvtepi32_ps(v);

@@ -78,6 +78,12 @@ static inline vi vi_set1(int32_t x)
     return vdupq_n_s32(x);
 }
 
+/* The floats whose bits these are. */
+static inline vf vf_from_bits(vi v)
+{
+    return vreinterpretq_f32_s32(v);
+}
+
 static inline vf vf_from_vi(vi v)
 {
     return vcvtq_f32_s32(v);

@@ -83,11 +83,11 @@ static inline int quantise_row(const float *x, struct operand *o, int row, int f
         o->d[at] = d;
         if (needs & NEEDS_S)
             o->s[at] = d * (float)(sum[0] + sum[1]);
-        if (needs & NEEDS_BIAS)
-            o->bias[at] = -128 * (sum[0] + sum[1]);
+        if (needs & NEEDS_START)
+            o->start[at] = QUANT_MAGIC_BITS - 128 * (sum[0] + sum[1]);
         if (needs & NEEDS_HALF) {
-            o->half[0][at] = -32 * sum[0];
-            o->half[1][at] = -32 * sum[1];
+            o->half[0][at] = QUANT_MAGIC_BITS - 32 * sum[0];
+            o->half[1][at] = QUANT_MAGIC_BITS - 32 * sum[1];
         }
     }
     return rc;
@@ -100,7 +100,7 @@ static inline int quantise_lot(const float *x, size_t ld, struct operand *o, int
     for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
         size_t at = block_at(o, b, row);
         float d[SIMD_LOT], s[SIMD_LOT];
-        int32_t sum[2][SIMD_LOT], bias[SIMD_LOT];
+        int32_t sum[2][SIMD_LOT], start[SIMD_LOT];
         if (!simd_quantise_lot(x, ld, o->q + at * QUANT_BLOCK, d, sum)) {
             for (int i = 0; i < SIMD_LOT; i++)
                 quantise_row(x + (size_t)i * ld, o, row + i, b, 1, needs);
@@ -108,15 +108,15 @@ static inline int quantise_lot(const float *x, size_t ld, struct operand *o, int
         }
         for (int i = 0; i < SIMD_LOT; i++) {
             s[i] = d[i] * (float)(sum[0][i] + sum[1][i]);
-            bias[i] = -128 * (sum[0][i] + sum[1][i]);
-            sum[0][i] *= -32;
-            sum[1][i] *= -32;
+            start[i] = QUANT_MAGIC_BITS - 128 * (sum[0][i] + sum[1][i]);
+            sum[0][i] = QUANT_MAGIC_BITS - 32 * sum[0][i];
+            sum[1][i] = QUANT_MAGIC_BITS - 32 * sum[1][i];
         }
         memcpy(o->d + at, d, sizeof d);
         if (needs & NEEDS_S)
             memcpy(o->s + at, s, sizeof s);
-        if (needs & NEEDS_BIAS)
-            memcpy(o->bias + at, bias, sizeof bias);
+        if (needs & NEEDS_START)
+            memcpy(o->start + at, start, sizeof start);
         if (needs & NEEDS_HALF) {
             memcpy(o->half[0] + at, sum[0], sizeof sum[0]);
             memcpy(o->half[1] + at, sum[1], sizeof sum[1]);
