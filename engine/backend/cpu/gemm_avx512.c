@@ -5,9 +5,9 @@
  * A lane is an output, so no sum ever crosses lanes and the order of operations per output is that of the scalar text: per block an exact integer sum
  * (vpdpbusd: 4 products u8 x s8 added to i32, never saturating here), one fma for its product with the scale (sums start at the bits of QUANT_MAGIC,
  * so they need no conversion to float; quant.h), one fma with d', one per minimum. Unsigned weights are w + offset; the start of the sums, which the
- * operand carries, has -offset * sum(q') in it, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float accumulators in registers (MR = 6:
- * 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums of finished slots
- * wait in first-level cache as the partial results of a binary counter, 3 at most.
+ * operand carries, has -offset * sum(q') in it, so the offset is free. A tile keeps MR x 2 integer and MR x 2 float accumulators in registers (MR =
+ * 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums of finished
+ * slots wait in first-level cache as the partial results of a binary counter, 3 at most.
  *
  * Up to a tile of rows (`by_tiles`), weights are unpacked in registers as they are used: memory is the limit there. For more (`by_panels`), the
  * blocks of as many whole slots as fit, or of a part of one, are unpacked once into a panel in first-level cache - bytes as Q8_0 has them, scales as
