@@ -9,7 +9,7 @@
  * 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums of finished
  * slots wait in first-level cache as the partial results of a binary counter, 3 at most.
  *
- * Up to a tile of rows (`by_tiles`), weights are unpacked in registers as they are used: memory is the limit there. For more (`by_panels`), the
+ * Up to two tiles of rows (`by_tiles`), weights are unpacked in registers as they are used: memory is the limit there. For more (`by_panels`), the
  * blocks of as many whole slots as fit, or of a part of one, are unpacked once into a panel in first-level cache - bytes as Q8_0 has them, scales as
  * f32 - and all tiles of rows run over the panel. While they do, they ask for the lines of the next one.
  *
@@ -17,7 +17,8 @@
  * minimum, 8 with halves): 80, 73 and 67 % of vpdpbusd's own rate. The tile alone, all in first-level cache, runs at 97 to 100 % of that; unpacking
  * takes 3 to 7 % then, ending slots of 2 or 3 blocks 8 %. Measured on a Xeon of the Sapphire Rapids kind against unpacking in each tile of rows, 48
  * rows: Q5_0 1.3, Q6_K 1.3, Q4_K 1.2, Q4_1 1.1 times as fast; Q8_0, with nothing to unpack but scales, 0.95, so it stays with tiles. Panels of 12
- * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short.
+ * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short. Asking for lines block by block instead of
+ * at a tile's start costs 4 to 7 %. Two tiles of rows over a panel are as fast alone as unpacking twice, but 4 % slower from memory.
  *
  * For one tile or a few, weights come from memory: lines are asked for twice, early into the second-level cache and shortly before their use into the
  * first, which cannot hold this stripe, the next one and the activations. Against one request into the first-level cache, 4 KiB ahead or for the next
@@ -367,7 +368,7 @@ struct panel_rows {
     float *part;             /* [3][CPU_ITEM_ROWS][32] partial sums of earlier panels */
     float *to;               /* where the sums go then, rows ld apart */
     size_t ld;
-    const uint8_t *ahead;    /* lines to ask for, `ahead_lines` a block */
+    const uint8_t *ahead;    /* lines to ask for, `ahead_lines` a tile of rows */
     int ahead_lines;
 };
 
@@ -474,9 +475,10 @@ ALWAYS_INLINE void panel_block_halves(const int scale, const int mr, const struc
 ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel *w, const struct panel_rows *p)
 {
     _Alignas(64) float own[3][MR_MAX * 32];
-    const uint8_t *ahead = p->ahead;
     size_t at = p->at;
     int i = 0, last = p->slot + p->n_slots - 1;
+    for (int line = 0; line < p->ahead_lines; line++)
+        _mm_prefetch((const char *)p->ahead + 64 * line, _MM_HINT_T0);
     for (int j = p->slot; j <= last; j++) {
         __m512 acc[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
@@ -484,8 +486,6 @@ ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel 
                 acc[m][g] = p->unfinished != NULL ? _mm512_load_ps(p->unfinished + 32 * m + 16 * g) : _mm512_setzero_ps();
         int end = j == last ? p->n_blocks : i + operand_slot_start(p->x->n_blocks, j + 1) - operand_slot_start(p->x->n_blocks, j);
         for (; i < end; i++, at += (size_t)p->x->stride) {
-            for (int line = 0; line < p->ahead_lines; line++, ahead += 64)
-                _mm_prefetch((const char *)ahead, _MM_HINT_T0);
             if (has_halves(scale))
                 panel_block_halves(scale, mr, w, i, p->x, at, acc);
             else
@@ -523,7 +523,7 @@ ALWAYS_INLINE void panel_tiles(const int scale, const struct panel *w, struct pa
         if (p.unfinished != NULL)
             p.unfinished += (size_t)mr * 32;
         p.to += (size_t)mr * p.ld;
-        p.ahead += (size_t)(p.ahead_lines * p.n_blocks) * 64;
+        p.ahead += (size_t)p.ahead_lines * 64;
     }
 }
 
@@ -568,15 +568,14 @@ ALWAYS_INLINE void panel_any(const int scale, const struct panel *w, const struc
 }
 
 /* More rows than a tile, CPU_ITEM_ROWS at most: panel after panel, all rows of each. */
-ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, const int tile_bytes, const struct pass *pass, int n_rows,
-                             const uint8_t *ahead)
+ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, const int tile_bytes, const struct pass *pass, int n_rows)
 {
     _Alignas(64) float part[4][CPU_ITEM_ROWS * 32];
     struct panel w;
     const struct operand *x = pass->x;
     const int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX, n_superblocks = pass->n_cols / 256;
-    size_t min_at = (size_t)n_superblocks * 64, header_bytes = header_bytes_of(scale, min_at);
-    const uint8_t *tile = pass->stripe + header_bytes;
+    size_t min_at = (size_t)n_superblocks * 64;
+    const uint8_t *tile = pass->stripe + header_bytes_of(scale, min_at);
     struct panel_rows p = {.x = x, .at = (size_t)pass->row, .n_slots = QUANT_SLOTS, .ends = true};
     while (p.n_slots > 1 && operand_slot_start(x->n_blocks, p.n_slots) > PANEL_BLOCKS)
         p.n_slots /= 2;
@@ -597,14 +596,11 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
             p.to = p.ends ? part[level] : part[3];
             p.ld = 32;
             p.ahead = tile;
-            size_t ahead_bytes = (size_t)p.n_blocks * (size_t)tile_bytes;
+            p.ahead_lines = p.n_blocks * tile_bytes / (64 * n_tiles) + 1;
             if (next == QUANT_SLOTS && p.ends) {
                 p.to = pass->out;
                 p.ld = pass->ld;
-                p.ahead = ahead;
-                ahead_bytes = header_bytes + (size_t)operand_slot_start(x->n_blocks, p.n_slots) * (size_t)tile_bytes;
             }
-            p.ahead_lines = p.ahead == NULL || p.n_blocks == 0 ? 0 : (int)(ahead_bytes / 64 / (size_t)(p.n_blocks * n_tiles)) + 1;
             panel_any(scale, &w, &p, n_rows);
             p.at += (size_t)p.n_blocks * (size_t)x->stride;
         } while (done < n);
@@ -640,14 +636,14 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
     }
 }
 
-/* Few rows by tiles, more by panels. Nibbles are unpacked for so little that panels pay later there; floats and bytes are used as they lie. */
+/* Few rows by tiles, more by panels; floats and bytes are used as they lie. */
 ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p, int n_rows,
                             const uint8_t *ahead)
 {
-    const int most = bits >= 8 ? INT_MAX : bits == 4 && scale != PACK_K_MIN ? 2 * MR_MAX : MR_MAX;
+    const int most = bits >= 8 ? INT_MAX : 2 * MR_MAX;
     while (n_rows > most) {
         int n = n_rows < CPU_ITEM_ROWS ? n_rows : CPU_ITEM_ROWS;
-        by_panels(bits, offset, scale, tile_bytes, p, n, n < n_rows ? NULL : ahead);
+        by_panels(bits, offset, scale, tile_bytes, p, n);
         p->row += n;
         p->out += (size_t)n * p->ld;
         n_rows -= n;
