@@ -185,26 +185,12 @@ static void toy_copy_page(void *ctx, int dst, int src, int n_pos)
         to[i] = (struct toy_cell){.token = -1, .pos = -1};
 }
 
-struct share_job {
-    void (*fn)(void *arg, int i);
-    void *arg;
-};
-
-static void share_items(void *ctx, int thread, int first, int last)
-{
-    (void)thread;
-    const struct share_job *j = ctx;
-    for (int i = first; i < last; i++)
-        j->fn(j->arg, i);
-}
-
 static void toy_share(void *ctx, int n, void (*fn)(void *arg, int i), void *arg)
 {
     struct toy *t = ctx;
-    struct share_job job = {fn, arg};
     assert(n <= t->opt.n_threads);
     t->n_shared++;
-    pool_run(t->pool, n, 1, share_items, &job);
+    pool_share(t->pool, n, fn, arg);
 }
 
 struct runner toy_runner(struct toy *t)

@@ -447,25 +447,9 @@ static int cpu_seal(struct backend *be, struct err *err)
     return 0;
 }
 
-/* ---- lent threads ---- */
-
-struct share_job {
-    void (*fn)(void *arg, int i);
-    void *arg;
-};
-
-static void share_items(void *ctx, int thread, int first, int last)
-{
-    (void)thread;
-    const struct share_job *j = ctx;
-    for (int i = first; i < last; i++)
-        j->fn(j->arg, i);
-}
-
 static void cpu_share(struct backend *be, int n, void (*fn)(void *arg, int i), void *arg)
 {
-    struct share_job job = {fn, arg};
-    pool_run(((struct cpu *)be)->pool, n, 1, share_items, &job);
+    pool_share(((struct cpu *)be)->pool, n, fn, arg);
 }
 
 static size_t cpu_weight_bytes(const struct backend *be)

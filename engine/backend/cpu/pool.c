@@ -320,3 +320,22 @@ void pool_run(struct pool *p, int n_items, int grain, void (*fn)(void *ctx, int 
     atomic_store(&p->gate, 0);
     wait_until_empty(p);
 }
+
+struct share_job {
+    void (*fn)(void *arg, int i);
+    void *arg;
+};
+
+static void share_items(void *ctx, int thread, int first, int last)
+{
+    (void)thread;
+    const struct share_job *j = ctx;
+    for (int i = first; i < last; i++)
+        j->fn(j->arg, i);
+}
+
+void pool_share(struct pool *p, int n_items, void (*fn)(void *arg, int i), void *arg)
+{
+    struct share_job job = {fn, arg};
+    pool_run(p, n_items, 1, share_items, &job);
+}

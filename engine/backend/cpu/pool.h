@@ -14,4 +14,7 @@ void pool_destroy(struct pool *p); /* NULL is fine */
  * thread < n_threads, never two calls of one number at once). Returns when all are done. Which thread computes what never changes a bit. */
 void pool_run(struct pool *p, int n_items, int grain, void (*fn)(void *ctx, int thread, int first, int last), void *ctx);
 
+/* The same for items that need no thread's number: fn(arg, i) for each. */
+void pool_share(struct pool *p, int n_items, void (*fn)(void *arg, int i), void *arg);
+
 #endif
