@@ -23,7 +23,7 @@
 
 /* An operand: n_rows rows of activations cut into blocks of 32. Blocks lie in slot-major order (all of slot 0, then slot 1, ...; operand_place), so
  * that a kernel that walks slot after slot reads memory forward; within a block the rows follow each other. Index of block b of row r:
- * i = operand_place(b) * stride + r. */
+ * i = operand_place(b) * stride + r: operand_at. */
 struct operand {
     int n_cols, n_blocks;
     int stride;          /* rows from block to block, >= n_rows; odd where large, lest blocks collide in the cache's sets */
@@ -44,6 +44,12 @@ static inline int operand_slot_start(int n_blocks, int slot)
 static inline int operand_place(int n_blocks, int b)
 {
     return operand_slot_start(n_blocks, b % QUANT_SLOTS) + b / QUANT_SLOTS;
+}
+
+/* Index of block b of a row. */
+static inline size_t operand_at(const struct operand *o, int b, int row)
+{
+    return (size_t)operand_place(o->n_blocks, b) * (size_t)o->stride + (size_t)row;
 }
 
 /* The sum of half h of block i. */

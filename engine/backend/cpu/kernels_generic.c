@@ -15,7 +15,7 @@ static void gemm_row(int type, const uint8_t *row, int n_cols, const struct oper
     float slots[CPU_ITEM_ROWS][QUANT_SLOTS] = {{0}};
     assert(r1 - r0 <= CPU_ITEM_ROWS);
     for (int b = 0; b < x->n_blocks; b++) {
-        size_t at = (size_t)operand_place(x->n_blocks, b) * (size_t)x->stride + (size_t)r0;
+        size_t at = operand_at(x, b, r0);
         if (quant_is_float(type)) {
             float w[QUANT_BLOCK];
             quant_unpack_float(type, row, n_cols, b, w);
@@ -48,11 +48,6 @@ static void generic_gemm(const struct stripe *s, int n_cols, const struct operan
     }
 }
 
-static int generic_quantise(const float *x, size_t ld, struct operand *o, int row, int n_rows, int first_block, int n_blocks, int needs)
-{
-    return lanes_quantise(x, ld, o, row, n_rows, first_block, n_blocks, needs);
-}
-
 static void generic_norm(const float *x, const float *w, int n, float eps, float *out)
 {
     float factor = num_rms_factor(x, n, eps);
@@ -66,29 +61,9 @@ static void generic_activate(enum activation act, float *gate, const float *up, 
         gate[i] = (act == ACT_SILU ? num_silu(gate[i]) : num_gelu_tanh(gate[i])) * up[i];
 }
 
-static void generic_add(float *x, size_t ldx, const float *y, size_t ldy, int n, int n_rows)
-{
-    lanes_add(x, ldx, y, ldy, n, n_rows);
-}
-
-static void generic_angles(const double *freq, int n, int pos, float *cs_out)
-{
-    lanes_angles(freq, n, pos, cs_out);
-}
-
-static void generic_rotate(float *x, int rope_dims, bool neox, const float *cs)
-{
-    lanes_rotate(x, rope_dims, neox, cs);
-}
-
 static void generic_dequantise(const struct stripe *s, int row, int n_cols, float *out)
 {
     quant_dequantise_row(s->type, s->w + (size_t)row * quant_row_bytes(s->type, n_cols), n_cols, out);
-}
-
-static void generic_to_f16(const float *x, int n, uint16_t *out)
-{
-    lanes_to_f16(x, n, out);
 }
 
 static void generic_put_far(const float *tile, int n_rows, float *to, size_t ld)
@@ -99,11 +74,6 @@ static void generic_put_far(const float *tile, int n_rows, float *to, size_t ld)
 
 static void generic_end_far(void)
 {
-}
-
-static float generic_max(const float *x, int n)
-{
-    return lanes_max(x, n);
 }
 
 /* One head over one chunk whose visible positions are lo..hi (0..63): its max, sum and values. */
@@ -185,17 +155,17 @@ const struct cpu_kernels cpu_kernels_generic = {
     .supported = always,
     .tiled = false,
     .gemm = generic_gemm,
-    .quantise = generic_quantise,
+    .quantise = lanes_quantise,
     .norm = generic_norm,
     .activate = generic_activate,
-    .add = generic_add,
-    .angles = generic_angles,
-    .rotate = generic_rotate,
+    .add = lanes_add,
+    .angles = lanes_angles,
+    .rotate = lanes_rotate,
     .dequantise = generic_dequantise,
-    .to_f16 = generic_to_f16,
+    .to_f16 = lanes_to_f16,
     .attend = generic_attend,
     .attend_merge = generic_attend_merge,
-    .max = generic_max,
+    .max = lanes_max,
     .put_far = generic_put_far,
     .end_far = generic_end_far,
 };

@@ -75,7 +75,7 @@ static inline int lanes_quantise_row(const float *x, struct operand *o, int row,
             memcpy(padded, x, (size_t)n * sizeof *x);
             block = padded;
         }
-        size_t at = (size_t)operand_place(o->n_blocks, b) * (size_t)o->stride + (size_t)row;
+        size_t at = operand_at(o, b, row);
         if (needs & NEEDS_Q) {
             if (lanes_quantise_block(block, o, at) != 0)
                 rc = -1;

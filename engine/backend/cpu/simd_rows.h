@@ -58,18 +58,12 @@ static inline void simd_norm(const float *x, const float *w, int n, float eps, f
         vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), factor), vf_load(w + i)));
 }
 
-/* Where block `block` of row `row` of an operand lies. */
-static inline size_t block_at(const struct operand *o, int block, int row)
-{
-    return (size_t)operand_place(o->n_blocks, block) * (size_t)o->stride + (size_t)row;
-}
-
 /* quant_quantise of a row's blocks, one after the other. */
 static inline int quantise_row(const float *x, struct operand *o, int row, int first_block, int n_blocks, int needs)
 {
     int rc = 0;
     for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
-        size_t at = block_at(o, b, row);
+        size_t at = operand_at(o, b, row);
         uint32_t max_bits = simd_max_bits(x);
         float amax = num_f32_from_bits(max_bits), d = 0.0f;
         int32_t sum[2] = {0, 0};
@@ -98,7 +92,7 @@ static inline int quantise_row(const float *x, struct operand *o, int row, int f
 static inline int quantise_lot(const float *x, size_t ld, struct operand *o, int row, int first_block, int n_blocks, int needs)
 {
     for (int b = first_block; b < first_block + n_blocks; b++, x += QUANT_BLOCK) {
-        size_t at = block_at(o, b, row);
+        size_t at = operand_at(o, b, row);
         float d[SIMD_LOT], s[SIMD_LOT];
         int32_t sum[2][SIMD_LOT], start[SIMD_LOT];
         if (!simd_quantise_lot(x, ld, o->q + at * QUANT_BLOCK, d, sum)) {
@@ -155,26 +149,6 @@ static inline void simd_activate(enum activation act, float *gate, const float *
             u = vf_mul(x, vf_fma(vf_mul(x, x), vf_set1(0.0713548163f), vf_set1(1.5957691216f)));
         vf_store(gate + i, vf_mul(vf_gated(x, u), vf_load(up + i)));
     }
-}
-
-static inline void simd_add(float *x, size_t ldx, const float *y, size_t ldy, int n, int n_rows)
-{
-    lanes_add(x, ldx, y, ldy, n, n_rows);
-}
-
-static inline void simd_angles(const double *freq, int n, int pos, float *cs_out)
-{
-    lanes_angles(freq, n, pos, cs_out);
-}
-
-static inline void simd_rotate(float *x, int rope_dims, bool neox, const float *cs)
-{
-    lanes_rotate(x, rope_dims, neox, cs);
-}
-
-static inline void simd_dequantise(const struct stripe *s, int row, int n_cols, float *out)
-{
-    lanes_dequantise(s, row, n_cols, out);
 }
 
 static inline void simd_to_f16(const float *x, int n, uint16_t *out)
