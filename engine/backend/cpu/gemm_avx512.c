@@ -213,7 +213,41 @@ ALWAYS_INLINE __m512 add_product(__m512i sums, __m512 d, __m512 less, float dx, 
     return _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_castsi512_ps(sums), d, less), _mm512_set1_ps(dx), acc);
 }
 
-/* One block of a type with one scale per 32 values. `header` is the superblock's d (and dmin min_at bytes later) for K types. */
+/* d * scale of half h of a block, 16 lanes; of the whole block where it has one scale. `header` is the superblock's d (and dmin min_at bytes later)
+ * for K types. */
+ALWAYS_INLINE __m512 factor(const int scale, const uint8_t *scales, const uint8_t *header, const int g, const int h)
+{
+    if (scale == PACK_F16 || scale == PACK_F16_MIN)
+        return f16x16(scales + 32 * g);
+    return _mm512_mul_ps(f16x16(header + 32 * g), scale == PACK_K_MIN ? u8x16(scales + 16 * g) : half_scale(scale, scales, g, h));
+}
+
+/* The minimum beside it: added where it is an f16, taken away where it is a product. Zero where there is none. */
+ALWAYS_INLINE __m512 minimum(const int scale, const uint8_t *scales, const uint8_t *header, size_t min_at, const int g, const int h)
+{
+    if (scale == PACK_F16_MIN)
+        return f16x16(scales + 64 + 32 * g);
+    if (scale == PACK_K_MIN)
+        return _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g));
+    if (scale == PACK_K_HALVES_MIN)
+        return _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h));
+    return _mm512_setzero_ps();
+}
+
+/* The float part of a block with one scale, lanes of half g. */
+ALWAYS_INLINE void add_block(const int scale, const int mr, __m512i sums[MR_MAX][2], const int g, __m512 d, __m512 less, __m512 min,
+                             const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+{
+    UNROLL for (int m = 0; m < mr; m++) {
+        acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
+        if (scale == PACK_K_MIN)
+            acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
+        if (scale == PACK_F16_MIN)
+            acc[m][g] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
+    }
+}
+
+/* One block of a type with one scale per 32 values. */
 ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header,
                                size_t min_at, const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
 {
@@ -223,21 +257,8 @@ ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale
     whole_sums(bits, base_of(bits, offset, scale), mr, tile, x->q + at * QUANT_BLOCK, sums);
     const uint8_t *scales = tile + bits * 128;
     UNROLL for (int g = 0; g < 2; g++) {
-        __m512 d = scale == PACK_K_MIN ? f16x16(header + 32 * g) : f16x16(scales + 32 * g), min;
-        if (scale == PACK_K_MIN) {
-            d = _mm512_mul_ps(d, u8x16(scales + 16 * g));
-            min = _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g));
-        } else if (scale == PACK_F16_MIN) {
-            min = f16x16(scales + 64 + 32 * g);
-        }
-        __m512 less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
-        UNROLL for (int m = 0; m < mr; m++) {
-            acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
-            if (scale == PACK_K_MIN)
-                acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
-            if (scale == PACK_F16_MIN)
-                acc[m][g] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
-        }
+        __m512 d = factor(scale, scales, header, g, 0), less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
+        add_block(scale, mr, sums, g, d, less, minimum(scale, scales, header, min_at, g, 0), x, at, acc);
     }
 }
 
@@ -264,12 +285,10 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
             sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
         half_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, h, sums);
         UNROLL for (int g = 0; g < 2; g++) {
-            __m512 d = _mm512_mul_ps(f16x16(header + 32 * g), half_scale(scale, scales, g, h));
-            __m512 less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
+            __m512 d = factor(scale, scales, header, g, h), less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
             UNROLL for (int m = 0; m < mr; m++)
                 acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
-            if (scale == PACK_K_HALVES_MIN)
-                min[h][g] = _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h));
+            min[h][g] = minimum(scale, scales, header, min_at, g, h);
         }
     }
     if (scale == PACK_K_HALVES_MIN)
@@ -298,18 +317,29 @@ ALWAYS_INLINE void block_float(const int type, const int mr, const uint8_t *tile
     }
 }
 
+/* acc += the partial sums at `below`, [mr][32]. */
+ALWAYS_INLINE void add_part(const int mr, const float *below, __m512 acc[MR_MAX][2])
+{
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int g = 0; g < 2; g++)
+            acc[m][g] = _mm512_add_ps(_mm512_load_ps(below + 32 * m + 16 * g), acc[m][g]);
+}
+
+ALWAYS_INLINE void put(const int mr, __m512 acc[MR_MAX][2], float *to, size_t ld)
+{
+    UNROLL for (int m = 0; m < mr; m++)
+        UNROLL for (int g = 0; g < 2; g++)
+            _mm512_storeu_ps(to + (size_t)m * ld + 16 * g, acc[m][g]);
+}
+
 /* Slot j is done: acc joins the partial sums below it, as the carries of a binary counter: ((0+1)+(2+3)) + ((4+5)+(6+7)). */
 ALWAYS_INLINE void fold(const int mr, int j, float part[3][MR_MAX * 32], __m512 acc[MR_MAX][2])
 {
     int level = 0;
     for (; j & 1; j >>= 1, level++)
-        UNROLL for (int m = 0; m < mr; m++)
-            UNROLL for (int g = 0; g < 2; g++)
-                acc[m][g] = _mm512_add_ps(_mm512_load_ps(part[level] + 32 * m + 16 * g), acc[m][g]);
+        add_part(mr, part[level], acc);
     if (level < 3)
-        UNROLL for (int m = 0; m < mr; m++)
-            UNROLL for (int g = 0; g < 2; g++)
-                _mm512_store_ps(part[level] + 32 * m + 16 * g, acc[m][g]);
+        put(mr, acc, part[level], 32);
 }
 
 /* mr rows x 32 outputs. */
@@ -343,9 +373,7 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
         }
         fold(mr, j, part, acc);
     }
-    UNROLL for (int m = 0; m < mr; m++)
-        UNROLL for (int g = 0; g < 2; g++)
-            _mm512_storeu_ps(p->out + (size_t)m * p->ld + 16 * g, acc[m][g]);
+    put(mr, acc, p->out, p->ld);
 }
 
 /* ---- more rows than a tile: weights unpacked once for all of them ---- */
@@ -396,19 +424,11 @@ ALWAYS_INLINE void unpack(const int bits, const int scale, const int base, const
     const int n_scales = has_halves(scale) ? 2 : 1;
     UNROLL for (int h = 0; h < n_scales; h++) {
         UNROLL for (int g = 0; g < 2; g++) {
-            __m512 d = f16x16(scale == PACK_F16 || scale == PACK_F16_MIN ? scales + 32 * g : header + 32 * g);
-            if (scale == PACK_K_MIN)
-                d = _mm512_mul_ps(d, u8x16(scales + 16 * g));
-            if (has_halves(scale))
-                d = _mm512_mul_ps(d, half_scale(scale, scales, g, h));
+            __m512 d = factor(scale, scales, header, g, h);
             _mm512_store_ps(to->d[i][h] + 16 * g, d);
             _mm512_store_ps(to->less[i][h] + 16 * g, _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC)));
-            if (scale == PACK_F16_MIN)
-                _mm512_store_ps(to->min[i][h] + 16 * g, f16x16(scales + 64 + 32 * g));
-            if (scale == PACK_K_MIN)
-                _mm512_store_ps(to->min[i][h] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g)));
-            if (scale == PACK_K_HALVES_MIN)
-                _mm512_store_ps(to->min[i][h] + 16 * g, _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h)));
+            if (scale == PACK_F16_MIN || scale == PACK_K_MIN || scale == PACK_K_HALVES_MIN)
+                _mm512_store_ps(to->min[i][h] + 16 * g, minimum(scale, scales, header, min_at, g, h));
         }
     }
 }
@@ -436,13 +456,7 @@ ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel
     panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 0, 8, sums);
     UNROLL for (int g = 0; g < 2; g++) {
         __m512 d = _mm512_load_ps(w->d[i][0] + 16 * g), less = _mm512_load_ps(w->less[i][0] + 16 * g), min = _mm512_load_ps(w->min[i][0] + 16 * g);
-        UNROLL for (int m = 0; m < mr; m++) {
-            acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
-            if (scale == PACK_K_MIN)
-                acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
-            if (scale == PACK_F16_MIN)
-                acc[m][g] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
-        }
+        add_block(scale, mr, sums, g, d, less, min, x, at, acc);
     }
 }
 
@@ -492,17 +506,9 @@ ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel 
                 panel_block(scale, mr, w, i, p->x, at, acc);
         }
         int level = 0;
-        for (; p->ends && j >> level & 1; level++) {
-            const float *below = 2 << level <= p->n_slots ? own[level] : p->part + level * CPU_ITEM_ROWS * 32;
-            UNROLL for (int m = 0; m < mr; m++)
-                UNROLL for (int g = 0; g < 2; g++)
-                    acc[m][g] = _mm512_add_ps(_mm512_load_ps(below + 32 * m + 16 * g), acc[m][g]);
-        }
-        float *to = j == last ? p->to : own[level];
-        size_t ld = j == last ? p->ld : 32;
-        UNROLL for (int m = 0; m < mr; m++)
-            UNROLL for (int g = 0; g < 2; g++)
-                _mm512_storeu_ps(to + (size_t)m * ld + 16 * g, acc[m][g]);
+        for (; p->ends && j >> level & 1; level++)
+            add_part(mr, 2 << level <= p->n_slots ? own[level] : p->part + level * CPU_ITEM_ROWS * 32, acc);
+        put(mr, acc, j == last ? p->to : own[level], j == last ? p->ld : 32);
     }
 }
 
@@ -581,7 +587,7 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
         p.n_slots /= 2;
     for (; p.slot < QUANT_SLOTS; p.slot += p.n_slots) {
         int begin = operand_slot_start(x->n_blocks, p.slot), n = operand_slot_start(x->n_blocks, p.slot + p.n_slots) - begin, done = 0;
-        int next = p.slot + p.n_slots, level = next >= 8 ? 3 : next == 4 ? 2 : (next & 1) == 0 ? 1 : 0;
+        int next = p.slot + p.n_slots;
         do {
             int n_panels = (n - done + PANEL_BLOCKS - 1) / PANEL_BLOCKS;
             p.n_blocks = n_panels == 0 ? 0 : (n - done + n_panels - 1) / n_panels;
@@ -593,14 +599,11 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
             done += p.n_blocks;
             p.ends = done == n;
             p.part = part[0];
-            p.to = p.ends ? part[level] : part[3];
-            p.ld = 32;
+            bool complete = p.ends && next == QUANT_SLOTS;
+            p.to = complete ? pass->out : part[p.ends ? __builtin_ctz((unsigned)next) : 3];
+            p.ld = complete ? pass->ld : 32;
             p.ahead = tile;
             p.ahead_lines = p.n_blocks * tile_bytes / (64 * n_tiles) + 1;
-            if (next == QUANT_SLOTS && p.ends) {
-                p.to = pass->out;
-                p.ld = pass->ld;
-            }
             panel_any(scale, &w, &p, n_rows);
             p.at += (size_t)p.n_blocks * (size_t)x->stride;
         } while (done < n);
