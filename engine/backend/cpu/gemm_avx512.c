@@ -9,9 +9,12 @@
  * 6: 24 of 32). The 8 slots are 8 passes of one set of float accumulators over the tile's blocks, which lie slot-major in memory; sums of finished
  * slots wait in first-level cache as the partial results of a binary counter, 3 at most.
  *
- * Up to two tiles of rows (`by_tiles`), weights are unpacked in registers as they are used: memory is the limit there. For more (`by_panels`), the
- * blocks of as many whole slots as fit, or of a part of one, are unpacked once into a panel in first-level cache - bytes as Q8_0 has them, scales as
- * f32 - and all tiles of rows run over the panel. While they do, they ask for the lines of the next one.
+ * One tile or two (`by_tiles`), and the one of 7 or 8 rows (`big_pass`), unpack weights in registers as they are used: memory is the limit there. For
+ * more rows (`by_panels`), the blocks of as many whole slots as fit, or of a part of one, are unpacked once into a panel in first-level cache - bytes
+ * as Q8_0 has them, scales as f32 - and all tiles of rows run over the panel. While they do, they ask for the lines of the next one.
+ *
+ * 7 or 8 rows have 16 integer sums in registers and the float sums in first-level cache, so that weights are unpacked once instead of twice:
+ * 1.1 to 1.2 times as fast alone. Q8_0 has nothing to unpack and stays with two tiles (the other way took 1.2 times as long), so does Q2_K.
  *
  * Bounds: of the two ports that execute 512-bit arithmetic, a block of 32 x 32 takes 16 slots a row for products and 4 for the two fma (6 with a
  * minimum, 8 with halves): 80, 73 and 67 % of vpdpbusd's own rate. The tile alone, all in first-level cache, runs at 97 to 100 % of that; unpacking
@@ -20,12 +23,16 @@
  * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short. Asking for lines block by block instead of
  * at a tile's start costs 4 to 7 %. Two tiles of rows over a panel are as fast alone as unpacking twice, but 4 % slower from memory.
  *
- * For one tile or a few, weights come from memory: lines are asked for twice, early into the second-level cache and shortly before their use into the
- * first, which cannot hold this stripe, the next one and the activations. Against one request into the first-level cache, 4 KiB ahead or for the next
- * stripe: 1.07 to 1.13 times the steps of one stream, 0.99 to 1.14 of eight. 24 KiB ahead was no better, nor 1 KiB.
+ * For few rows weights come from memory. Lines are asked for early into the second-level cache and again, shortly before their use, into the first.
+ * Two things decide how well that overlaps with arithmetic. The requests are spread evenly over a block's instructions (`ask_step`): all at its start
+ * they fill the buffers that its own loads need, which made eight rows of Q4_K 1.15, of Q6_K 1.2 times slower. And they do not go far: 4 KiB ahead,
+ * where the processor's own read-ahead has already been, one row of Q4_K, Q5_0, Q6_K from memory is 1.12 to 1.19 times as fast as 12 KiB ahead;
+ * 6 KiB are worse, 2 KiB too, and from a large third-level cache (SmolLM2, 97 MB) 12 KiB would be 1.09 times as fast. Two tiles ask for the next
+ * stripe's lines instead, half each.
  *
- * Tried there and slower: float accumulators in memory with tiles of 8 or 12 rows (0.8), 8 rows x 16 outputs twice (0.7), embedded broadcasts of the
- * activations (0.83 of the rate of products alone), tiles of 4 vectors x 3 rows (0.95). Tried on the prototype and slower: 8 unrolled slot passes,
+ * Tried there and slower: 8 rows x 16 outputs twice (0.7), embedded broadcasts of the activations (0.83 of the rate of products alone), tiles of 4
+ * vectors x 3 rows (0.95), two tiles slot by slot instead of stripe by stripe (0.95), two blocks of a slot at once for more chains of sums (no gain),
+ * 16 sums written in C instead of assembly (0.8: GCC 12 keeps half of them on the stack). Tried on the prototype and slower: 8 unrolled slot passes,
  * asm.
  *
  * Each tile function is inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or
@@ -35,18 +42,14 @@
 
 #include "engine/backend/cpu/gemm.h"
 #include "engine/backend/cpu/pack.h"
+#include "engine/backend/cpu/weights_avx512.h"
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-#define MR_MAX 6
+#define MR_MAX 6 /* rows of a tile whose float sums are in registers too */
+#define MR_BIG 8 /* of one whose float sums are in first-level cache */
 #define PANEL_BLOCKS 12 /* that are unpacked at a time */
-#define NEAR_BYTES 2048  /* how far a pass over tiles asks for its own lines, into the first-level cache */
-#define FAR_BYTES 12288  /* and into the second-level cache, where the stripe is read once only */
-
-ALWAYS_INLINE bool has_halves(const int scale)
-{
-    return scale == PACK_K_HALVES || scale == PACK_K_HALVES6 || scale == PACK_K_HALVES_MIN;
-}
+#define NEAR_BYTES 2048 /* how far a pass over weights asks for its own lines, into the first-level cache */
+#define FAR_BYTES 4096  /* and into the second-level cache, where the stripe is read once only */
 
 /* d of a stripe's superblocks; of dmin where there are minima. */
 ALWAYS_INLINE size_t header_bytes_of(const int scale, size_t min_at)
@@ -63,9 +66,36 @@ struct pass {
     int row; /* first row of the operand */
     float *out;
     size_t ld;
-    const uint8_t *ahead; /* lines to ask for, `ahead_lines` a block: of this stripe further on, or of the next one */
-    int ahead_lines;
+    const uint8_t *far; /* where its blocks begin to ask */
+    int n_ask;          /* lines that a block asks for at once, where tiles are many */
 };
+
+/* What is asked for while a block is computed: n lines from `far` on, into the second-level cache, and as many from `near` on, if that is not NULL,
+ * into the first. */
+struct ask {
+    const uint8_t *far, *near;
+    int n;
+};
+
+/* The part of it that belongs to one of the eight steps of a block. In volatile assembly: a compiler moves all prefetches to the block's start. */
+ALWAYS_INLINE void ask_step(const struct ask *ask, const int step)
+{
+    UNROLL for (int line = ask->n * step / 8; line < ask->n * (step + 1) / 8; line++) {
+        __asm__ volatile("prefetcht1 %0" : : "m"(ask->far[64 * line]));
+        if (ask->near != NULL)
+            __asm__ volatile("prefetcht0 %0" : : "m"(ask->near[64 * line]));
+    }
+}
+
+/* Asks for as many bytes as a stripe's header has, where its pass begins: where its blocks go on. */
+ALWAYS_INLINE const uint8_t *ask_header(const struct pass *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch((const char *)p->far + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)p->stripe + NEAR_BYTES + i, _MM_HINT_T0);
+    }
+    return p->far + bytes;
+}
 
 ALWAYS_INLINE __m512i broadcast4(const int8_t *p)
 {
@@ -74,87 +104,12 @@ ALWAYS_INLINE __m512i broadcast4(const int8_t *p)
     return _mm512_set1_epi32(v);
 }
 
-ALWAYS_INLINE __m512 f16x16(const uint8_t *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
-
-ALWAYS_INLINE __m512 u8x16(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-
-ALWAYS_INLINE __m512 i8x16(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-
-/* The integer sub-scale of half h, 16 lanes: a signed byte, six bits less 32, or a low nibble beside its minimum. */
-ALWAYS_INLINE __m512 half_scale(const int scale, const uint8_t *scales, const int g, const int h)
-{
-    if (scale == PACK_K_HALVES)
-        return i8x16(scales + 32 * h + 16 * g);
-    const __m512i low4 = _mm512_set1_epi32(15);
-    if (scale == PACK_K_HALVES_MIN)
-        return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 32 * h + 16 * g))), low4));
-    __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 16 * g)));
-    __m512i high = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 32)));
-    low = _mm512_and_si512(_mm512_srli_epi32(low, 4 * h), low4);
-    high = _mm512_and_si512(_mm512_srli_epi32(high, 4 * g + 2 * h), _mm512_set1_epi32(3));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_or_si512(low, _mm512_slli_epi32(high, 4)), _mm512_set1_epi32(32)));
-}
-
-/* The integer minimum of half h: the high nibble. */
-ALWAYS_INLINE __m512 half_min(const uint8_t *scales, const int g, const int h)
-{
-    __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(scales + 32 * h + 16 * g)));
-    return _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4));
-}
-
-/* 64 weights of 2 or 3 bits: those of line (v, g), half h. */
-ALWAYS_INLINE __m512i small_weights(const int bits, const uint8_t *tile, const int v, const int g, const int h)
-{
-    __m512i w = _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(tile + (h * 2 + g) * 64), 2 * v), _mm512_set1_epi8(3));
-    if (bits == 3) {
-        uint64_t mask;
-        memcpy(&mask, tile + 256 + ((v * 2 + g) * 2 + h) * 8, sizeof mask);
-        w = _mm512_mask_add_epi8(w, mask, w, _mm512_set1_epi8(4));
-    }
-    return w;
-}
-
-/* What unpacking adds to unsigned weights to make their offset 128: the operand carries what that adds too much, -128 sum(q'). */
-ALWAYS_INLINE int base_of(const int bits, const int offset, const int scale)
-{
-    return scale == PACK_F16 && bits != 8 ? 128 - offset : 0;
-}
-
-/* 64 unsigned weights: those of line (v, g), half h, of a tile whose nibbles are loaded. */
-ALWAYS_INLINE __m512i weights(const int bits, const int base, const uint8_t *tile, __m512i nibbles, const int v, const int g, const int h)
-{
-    const __m512i low4 = _mm512_set1_epi8(15);
-    __m512i w = h == 0 ? nibbles : _mm512_srli_epi16(nibbles, 4);
-    if (base == 112)
-        w = _mm512_ternarylogic_epi32(w, low4, _mm512_set1_epi8(112), 0xea); /* (w & 15) | 112 */
-    else
-        w = _mm512_add_epi8(_mm512_and_si512(w, low4), _mm512_set1_epi8((char)base));
-    if (bits == 5) {
-        uint64_t mask;
-        memcpy(&mask, tile + 512 + ((v * 2 + g) * 2 + h) * 8, sizeof mask);
-        w = _mm512_mask_add_epi8(w, mask, w, _mm512_set1_epi8(16));
-    }
-    if (bits == 6) {
-        __m512i pairs = _mm512_loadu_si512(tile + 512 + (h * 2 + g) * 64);
-        pairs = v == 0 ? _mm512_slli_epi16(pairs, 4) : v == 1 ? _mm512_slli_epi16(pairs, 2) : v == 2 ? pairs : _mm512_srli_epi16(pairs, 2);
-        w = _mm512_or_si512(w, _mm512_and_si512(pairs, _mm512_set1_epi8(0x30)));
-    }
-    return w;
-}
-
 /* Adds to sums[m][g] half h of the block: all of it is h = 0, then h = 1. `q` is the first row's 32 bytes. */
-ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, const int8_t *q, const int h, __m512i sums[MR_MAX][2])
+ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, const int8_t *q, const int h, const struct ask *ask,
+                             __m512i sums[MR_MAX][2])
 {
     UNROLL for (int v = 0; v < 4; v++) {
+        ask_step(ask, 4 * h + v);
         __m512i w[2];
         UNROLL for (int g = 0; g < 2; g++) {
             if (bits == 8)
@@ -173,16 +128,18 @@ ALWAYS_INLINE void half_sums(const int bits, const int mr, const uint8_t *tile, 
 }
 
 /* Both halves, each nibble line loaded once. */
-ALWAYS_INLINE void whole_sums(const int bits, const int base, const int mr, const uint8_t *tile, const int8_t *q, __m512i sums[MR_MAX][2])
+ALWAYS_INLINE void whole_sums(const int bits, const int base, const int mr, const uint8_t *tile, const int8_t *q, const struct ask *ask,
+                              __m512i sums[MR_MAX][2])
 {
     if (bits == 8) {
-        half_sums(8, mr, tile, q, 0, sums);
-        half_sums(8, mr, tile, q, 1, sums);
+        half_sums(8, mr, tile, q, 0, ask, sums);
+        half_sums(8, mr, tile, q, 1, ask, sums);
         return;
     }
     UNROLL for (int v = 0; v < 4; v++) {
         __m512i lines[2] = {_mm512_loadu_si512(tile + v * 128), _mm512_loadu_si512(tile + v * 128 + 64)};
         UNROLL for (int h = 0; h < 2; h++) {
+            ask_step(ask, 2 * v + h);
             __m512i w0 = weights(bits, base, tile, lines[0], v, 0, h), w1 = weights(bits, base, tile, lines[1], v, 1, h);
             UNROLL for (int m = 0; m < mr; m++) {
                 __m512i a = broadcast4(q + m * QUANT_BLOCK + 16 * h + 4 * v);
@@ -213,52 +170,31 @@ ALWAYS_INLINE __m512 add_product(__m512i sums, __m512 d, __m512 less, float dx, 
     return _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_castsi512_ps(sums), d, less), _mm512_set1_ps(dx), acc);
 }
 
-/* d * scale of half h of a block, 16 lanes; of the whole block where it has one scale. `header` is the superblock's d (and dmin min_at bytes later)
- * for K types. */
-ALWAYS_INLINE __m512 factor(const int scale, const uint8_t *scales, const uint8_t *header, const int g, const int h)
+/* The float part of block i of a row, one scale for all of it: acc with the product and the minimum. */
+ALWAYS_INLINE __m512 add_scaled(const int scale, __m512i sums, __m512 d, __m512 less, __m512 min, const struct operand *x, size_t i, __m512 acc)
 {
-    if (scale == PACK_F16 || scale == PACK_F16_MIN)
-        return f16x16(scales + 32 * g);
-    return _mm512_mul_ps(f16x16(header + 32 * g), scale == PACK_K_MIN ? u8x16(scales + 16 * g) : half_scale(scale, scales, g, h));
-}
-
-/* The minimum beside it: added where it is an f16, taken away where it is a product. Zero where there is none. */
-ALWAYS_INLINE __m512 minimum(const int scale, const uint8_t *scales, const uint8_t *header, size_t min_at, const int g, const int h)
-{
-    if (scale == PACK_F16_MIN)
-        return f16x16(scales + 64 + 32 * g);
+    acc = add_product(sums, d, less, x->d[i], acc);
     if (scale == PACK_K_MIN)
-        return _mm512_mul_ps(f16x16(header + min_at + 32 * g), u8x16(scales + 32 + 16 * g));
-    if (scale == PACK_K_HALVES_MIN)
-        return _mm512_mul_ps(f16x16(header + min_at + 32 * g), half_min(scales, g, h));
-    return _mm512_setzero_ps();
-}
-
-/* The float part of a block with one scale, lanes of half g. */
-ALWAYS_INLINE void add_block(const int scale, const int mr, __m512i sums[MR_MAX][2], const int g, __m512 d, __m512 less, __m512 min,
-                             const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
-{
-    UNROLL for (int m = 0; m < mr; m++) {
-        acc[m][g] = add_product(sums[m][g], d, less, x->d[at + (size_t)m], acc[m][g]);
-        if (scale == PACK_K_MIN)
-            acc[m][g] = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
-        if (scale == PACK_F16_MIN)
-            acc[m][g] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[at + (size_t)m]), acc[m][g]);
-    }
+        acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(x->s[i]), acc);
+    if (scale == PACK_F16_MIN)
+        acc = _mm512_fmadd_ps(min, _mm512_set1_ps(x->s[i]), acc);
+    return acc;
 }
 
 /* One block of a type with one scale per 32 values. */
 ALWAYS_INLINE void block_whole(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header,
-                               size_t min_at, const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+                               size_t min_at, const struct operand *x, size_t at, const struct ask *ask, __m512 acc[MR_MAX][2])
 {
     __m512i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
         sums[m][0] = sums[m][1] = start_value(offset, x->start[at + (size_t)m]);
-    whole_sums(bits, base_of(bits, offset, scale), mr, tile, x->q + at * QUANT_BLOCK, sums);
+    whole_sums(bits, base_of(bits, offset, scale), mr, tile, x->q + at * QUANT_BLOCK, ask, sums);
     const uint8_t *scales = tile + bits * 128;
     UNROLL for (int g = 0; g < 2; g++) {
         __m512 d = factor(scale, scales, header, g, 0), less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
-        add_block(scale, mr, sums, g, d, less, minimum(scale, scales, header, min_at, g, 0), x, at, acc);
+        __m512 min = minimum(scale, scales, header, min_at, g, 0);
+        UNROLL for (int m = 0; m < mr; m++)
+            acc[m][g] = add_scaled(scale, sums[m][g], d, less, min, x, at + (size_t)m, acc[m][g]);
     }
 }
 
@@ -275,7 +211,7 @@ ALWAYS_INLINE void sub_half_minima(const int mr, const struct operand *x, size_t
 
 /* One block of a type with a scale per 16 values. */
 ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, const uint8_t *tile, const uint8_t *header, size_t min_at,
-                                const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+                                const struct operand *x, size_t at, const struct ask *ask, __m512 acc[MR_MAX][2])
 {
     const uint8_t *scales = tile + bits * 128;
     __m512 min[2][2];
@@ -283,7 +219,7 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
         __m512i sums[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
             sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
-        half_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, h, sums);
+        half_sums(bits, mr, tile, x->q + at * QUANT_BLOCK, h, ask, sums);
         UNROLL for (int g = 0; g < 2; g++) {
             __m512 d = factor(scale, scales, header, g, h), less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
             UNROLL for (int m = 0; m < mr; m++)
@@ -296,9 +232,12 @@ ALWAYS_INLINE void block_halves(const int bits, const int scale, const int mr, c
 }
 
 /* One block of float weights: one fma per value, ascending. */
-ALWAYS_INLINE void block_float(const int type, const int mr, const uint8_t *tile, const struct operand *x, size_t at, __m512 acc[MR_MAX][2])
+ALWAYS_INLINE void block_float(const int type, const int mr, const uint8_t *tile, const struct operand *x, size_t at, const struct ask *ask,
+                               __m512 acc[MR_MAX][2])
 {
     for (int k = 0; k < QUANT_BLOCK; k++) {
+        if (k % 4 == 0)
+            ask_step(ask, k / 4);
         __m512 w[2];
         UNROLL for (int g = 0; g < 2; g++) {
             const uint8_t *p = tile + (size_t)(k * CPU_STRIPE + 16 * g) * (type == TENSOR_F32 ? 4 : 2);
@@ -344,13 +283,15 @@ ALWAYS_INLINE void fold(const int mr, int j, float part[3][MR_MAX * 32], __m512 
 
 /* mr rows x 32 outputs. */
 ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr,
-                             const struct pass *p)
+                             const int n_ask, const bool near, const struct pass *p)
 {
     _Alignas(64) float part[3][MR_MAX * 32];
     __m512 acc[MR_MAX][2];
     const struct operand *x = p->x;
     size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
-    const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *ahead = p->ahead;
+    const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *far = p->far;
+    if (near)
+        far = ask_header(p, header_bytes_of(scale, min_at));
     UNROLL for (int m = 0; m < mr; m++)
         UNROLL for (int g = 0; g < 2; g++)
             _mm_prefetch((const char *)(p->out + (size_t)m * p->ld + 16 * g), _MM_HINT_T0);
@@ -359,21 +300,104 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
             acc[m][0] = acc[m][1] = _mm512_setzero_ps();
         int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j);
         const uint8_t *header = p->stripe;
-        for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64) {
-            for (int line = 0; line < p->ahead_lines; line++, ahead += 64) {
-                _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+        for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64, far += 64 * n_ask) {
+            const struct ask ask = {far, near ? tile + NEAR_BYTES : NULL, n_ask};
+            for (int line = 0; n_ask == 0 && line < p->n_ask; line++, far += 64) {
+                _mm_prefetch((const char *)far, _MM_HINT_T1);
                 _mm_prefetch((const char *)tile + NEAR_BYTES + 64 * line, _MM_HINT_T0);
             }
             if (scale == PACK_FLOAT)
-                block_float(type, mr, tile, x, at, acc);
+                block_float(type, mr, tile, x, at, &ask, acc);
             else if (has_halves(scale))
-                block_halves(bits, scale, mr, tile, header, min_at, x, at, acc);
+                block_halves(bits, scale, mr, tile, header, min_at, x, at, &ask, acc);
             else
-                block_whole(bits, offset, scale, mr, tile, header, min_at, x, at, acc);
+                block_whole(bits, offset, scale, mr, tile, header, min_at, x, at, &ask, acc);
         }
         fold(mr, j, part, acc);
     }
     put(mr, acc, p->out, p->ld);
+}
+
+/* ---- seven and eight rows: integer sums in registers, float sums in memory ---- */
+
+/* sums[0] and sums[1] += two lines of weights times four values of a row. In assembly: GCC 12 keeps half of 16 sums on the stack otherwise. */
+ALWAYS_INLINE void add_products(__m512i sums[2], __m512i w0, __m512i w1, const int8_t *q)
+{
+    __m512i values;
+    __asm__("vpbroadcastd %[q], %[values]\n\tvpdpbusd %[values], %[w0], %[sum0]\n\tvpdpbusd %[values], %[w1], %[sum1]"
+            : [sum0] "+v"(sums[0]), [sum1] "+v"(sums[1]), [values] "=&v"(values)
+            : [w0] "v"(w0), [w1] "v"(w1), [q] "m"(*(const int8_t(*)[4])q));
+}
+
+/* Halves `first` to `last` of a block. */
+ALWAYS_INLINE void big_sums(const int bits, const int base, const int mr, const uint8_t *tile, const int8_t *q, const int first, const int last,
+                            const struct ask *ask, __m512i sums[MR_BIG][2])
+{
+    UNROLL for (int v = 0; v < 4; v++) {
+        for (int h = first; h <= last; h++) {
+            ask_step(ask, first == last ? 4 * h + v : 2 * v + h);
+            __m512i w[2];
+            UNROLL for (int g = 0; g < 2; g++)
+                w[g] = bits <= 3 ? small_weights(bits, tile, v, g, h)
+                                 : weights(bits, base, tile, _mm512_loadu_si512(tile + v * 128 + 64 * g), v, g, h);
+            UNROLL for (int m = 0; m < mr; m++)
+                add_products(sums[m], w[0], w[1], q + m * QUANT_BLOCK + 16 * h + 4 * v);
+        }
+    }
+}
+
+/* One block: to[m][32] = from[m][32] and the block's products. `from` and `to` may be the same. */
+ALWAYS_INLINE void big_block(const int bits, const int offset, const int scale, const int mr, const uint8_t *tile, const uint8_t *header,
+                             size_t min_at, const struct operand *x, size_t at, const struct ask *ask, const float *from, float *to)
+{
+    const uint8_t *scales = tile + bits * 128;
+    const int n_parts = has_halves(scale) ? 2 : 1;
+    UNROLL for (int h = 0; h < n_parts; h++) {
+        __m512i sums[MR_BIG][2];
+        UNROLL for (int m = 0; m < mr; m++)
+            sums[m][0] = sums[m][1] = n_parts == 2 ? half_start(scale, x->half[h][at + (size_t)m])
+                                                   : start_value(offset, x->start[at + (size_t)m]);
+        big_sums(bits, base_of(bits, offset, scale), mr, tile, x->q + at * QUANT_BLOCK, h, n_parts == 1 ? 1 : h, ask, sums);
+        UNROLL for (int g = 0; g < 2; g++) {
+            __m512 d = factor(scale, scales, header, g, h), less = _mm512_mul_ps(d, _mm512_set1_ps(-QUANT_MAGIC));
+            __m512 min = minimum(scale, scales, header, min_at, g, h);
+            UNROLL for (int m = 0; m < mr; m++) {
+                __m512 acc = _mm512_load_ps((h == 0 ? from : to) + 32 * m + 16 * g);
+                _mm512_store_ps(to + 32 * m + 16 * g, add_scaled(scale, sums[m][g], d, less, min, x, at + (size_t)m, acc));
+            }
+        }
+    }
+}
+
+/* mr rows x 32 outputs of a quantised type. */
+ALWAYS_INLINE void big_pass(const int bits, const int offset, const int scale, const int tile_bytes, const int mr, const struct pass *p)
+{
+    static const _Alignas(64) float zeros[MR_BIG * 32];
+    _Alignas(64) float part[3][MR_BIG * 32], sums[MR_BIG * 32];
+    const struct operand *x = p->x;
+    size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
+    const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *far = ask_header(p, header_bytes_of(scale, min_at));
+    const int n_ask = (tile_bytes + 63) / 64;
+    for (int j = 0; j < QUANT_SLOTS; j++) {
+        int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j);
+        const uint8_t *header = p->stripe;
+        const float *from = zeros;
+        for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64, far += 64 * n_ask) {
+            const struct ask ask = {far, tile + NEAR_BYTES, n_ask};
+            big_block(bits, offset, scale, mr, tile, header, min_at, x, at, &ask, from, sums);
+            from = sums;
+        }
+        int level = __builtin_ctz((unsigned)j + 1); /* the parts that join, and where the result goes */
+        UNROLL for (int i = 0; i < mr * 2; i++) {
+            __m512 acc = _mm512_load_ps(from + 16 * i);
+            for (int k = 0; k < level; k++)
+                acc = _mm512_add_ps(_mm512_load_ps(part[k] + 16 * i), acc);
+            if (j == QUANT_SLOTS - 1)
+                _mm512_storeu_ps(p->out + (size_t)(i / 2) * p->ld + 16 * (i % 2), acc);
+            else
+                _mm512_store_ps(part[level] + 16 * i, acc);
+        }
+    }
 }
 
 /* ---- more rows than a tile: weights unpacked once for all of them ---- */
@@ -456,7 +480,8 @@ ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel
     panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 0, 8, sums);
     UNROLL for (int g = 0; g < 2; g++) {
         __m512 d = _mm512_load_ps(w->d[i][0] + 16 * g), less = _mm512_load_ps(w->less[i][0] + 16 * g), min = _mm512_load_ps(w->min[i][0] + 16 * g);
-        add_block(scale, mr, sums, g, d, less, min, x, at, acc);
+        UNROLL for (int m = 0; m < mr; m++)
+            acc[m][g] = add_scaled(scale, sums[m][g], d, less, min, x, at + (size_t)m, acc[m][g]);
     }
 }
 
@@ -610,32 +635,37 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
     }
 }
 
-/* Rows in tiles as even as can be; lines of what comes next are asked for evenly over the tiles. */
+/* Rows in one or more tiles, as even as can be. One asks for its own stripe's lines, more together for those of `next`. */
 ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p,
-                            int n_rows, const uint8_t *ahead)
+                            int n_rows, const uint8_t *next)
 {
-    const int lines = (tile_bytes + 63) / 64;
-    int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX, per_tile = (lines + n_tiles - 1) / n_tiles, left = lines;
-    for (int i = 0; i < n_tiles; i++) {
+    const int lines = (tile_bytes + 63) / 64, half = (lines + 1) / 2;
+    int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX;
+    p->far = n_tiles == 1 ? p->stripe + FAR_BYTES : next != NULL ? next : p->stripe;
+    switch (n_tiles == 1 ? n_rows : 0) {
+    case 1: tile_pass(type, bits, offset, scale, tile_bytes, 1, lines, true, p); return;
+    case 2: tile_pass(type, bits, offset, scale, tile_bytes, 2, lines, true, p); return;
+    case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, lines, true, p); return;
+    case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, lines, true, p); return;
+    case 5: tile_pass(type, bits, offset, scale, tile_bytes, 5, lines, true, p); return;
+    case 6: tile_pass(type, bits, offset, scale, tile_bytes, 6, lines, true, p); return;
+    }
+    for (int i = 0, asked = 0; i < n_tiles; i++) {
         int mr = (n_rows + n_tiles - 1 - i) / n_tiles;
-        if (n_tiles == 1) {
-            p->ahead = p->stripe + FAR_BYTES;
-            p->ahead_lines = lines;
-        } else {
-            p->ahead_lines = ahead == NULL ? 0 : left < per_tile ? left : per_tile;
-            p->ahead = ahead + (size_t)(lines - left) * (size_t)p->x->n_blocks * 64;
-            left -= p->ahead_lines;
-        }
-        switch (mr) {
-        case 1: tile_pass(type, bits, offset, scale, tile_bytes, 1, p); break;
-        case 2: tile_pass(type, bits, offset, scale, tile_bytes, 2, p); break;
-        case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, p); break;
-        case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, p); break;
-        case 5: tile_pass(type, bits, offset, scale, tile_bytes, 5, p); break;
-        case 6: tile_pass(type, bits, offset, scale, tile_bytes, 6, p); break;
+        p->n_ask = n_tiles == 2 ? half : next == NULL ? 0 : lines * (i + 1) / n_tiles - asked;
+        switch (n_tiles == 2 ? mr : -mr) { /* 7 rows are 4 + 3, 13 are 5 + 4 + 4 */
+        case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, half, false, p); break;
+        case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, half, false, p); break;
+        case 5: tile_pass(type, bits, offset, scale, tile_bytes, 5, half, false, p); break;
+        case 6: tile_pass(type, bits, offset, scale, tile_bytes, 6, half, false, p); break;
+        case -4: tile_pass(type, bits, offset, scale, tile_bytes, 4, 0, false, p); break;
+        case -5: tile_pass(type, bits, offset, scale, tile_bytes, 5, 0, false, p); break;
+        case -6: tile_pass(type, bits, offset, scale, tile_bytes, 6, 0, false, p); break;
         }
         p->row += mr;
         p->out += (size_t)mr * p->ld;
+        p->far += (size_t)p->n_ask * (size_t)p->x->n_blocks * 64;
+        asked += p->n_ask;
     }
 }
 
@@ -651,7 +681,13 @@ ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, co
         p->out += (size_t)n * p->ld;
         n_rows -= n;
     }
-    if (n_rows > 0)
+    if (n_rows > MR_MAX && n_rows <= MR_BIG && bits < 8 && scale != PACK_K_HALVES_MIN) {
+        p->far = p->stripe + FAR_BYTES;
+        if (n_rows == 7)
+            big_pass(bits, offset, scale, tile_bytes, 7, p);
+        else
+            big_pass(bits, offset, scale, tile_bytes, 8, p);
+    } else if (n_rows > 0)
         by_tiles(type, bits, offset, scale, tile_bytes, p, n_rows, ahead);
 }
 
