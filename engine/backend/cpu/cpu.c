@@ -145,8 +145,8 @@ static void size_from_shape(struct cpu *c)
     c->qkv_cols = (int)round_up((size_t)(s->n_head + 2 * s->n_kv) * (size_t)s->head_dim, CPU_STRIPE);
     c->o_cols = (int)round_up((size_t)s->n_head * (size_t)s->head_dim, CPU_STRIPE);
     c->t_cols = (int)round_up((size_t)s->d_model, CPU_STRIPE);
-    c->scores_stride = (int)round_up((size_t)s->n_vocab, SCORES_BLOCK);
-    c->n_score_blocks = c->scores_stride / SCORES_BLOCK;
+    c->n_score_blocks = (s->n_vocab + SCORES_BLOCK - 1) / SCORES_BLOCK;
+    c->scores_stride = (int)round_up((size_t)s->n_vocab, 1024) + CPU_STRIPE; /* a stripe's rows lie in different sets of a cache */
     c->v_stride = (int)round_up((size_t)s->head_dim, 16);
     c->head_elems = (size_t)KV_PAGE * (size_t)(s->head_dim + c->v_stride);
     c->layer_elems = c->head_elems * (size_t)s->n_kv;

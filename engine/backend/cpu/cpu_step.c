@@ -16,7 +16,7 @@
 /* Scores of few rows that would not stay in the caches go around them: an ordinary store reads its line first, and at few rows it is reading that a
  * step waits for. Steps of 8 and 16 rows take 0.98 of the time for Gemma 270M, 0.99 for Qwen 0.5B. At 32 rows arithmetic hides the reading, and the
  * copy costs 2 % of the projection; SmolLM2's scores (8 rows: 1.5 MiB) stay in the caches. Tried and no faster: copies of whole blocks of scores,
- * stores from the matrix kernel's registers, rows of scores at other distances than a power of two, maxima taken stripe by stripe. */
+ * stores from the matrix kernel's registers. */
 #define FAR_ROWS 16
 #define FAR_BYTES ((size_t)4 << 20)
 /* Pairs of stripes whose activations one row computes together. Activation and quantising end in a few stores to lines that the other thread has, and
@@ -174,7 +174,7 @@ void cpu_norm(struct backend *be, const struct vector *w, float eps, const struc
 
 /* ---- matrices ---- */
 
-enum finish { FINISH_STORE, FINISH_ADD, FINISH_PAIR, FINISH_SCORES, FINISH_FAR_SCORES };
+enum finish { FINISH_STORE, FINISH_ADD, FINISH_PAIR, FINISH_SCORES };
 
 struct matrix_job {
     struct cpu *c;
@@ -187,6 +187,7 @@ struct matrix_job {
     const float *bias;
     enum activation act;
     int needs; /* of H */
+    bool far;  /* scores go around the caches */
 };
 
 /* Where the reader goes after stripe s at this row block: the next stripe, or nowhere while the same stripe is read again. */
@@ -216,11 +217,13 @@ static void finish_add(const struct matrix_job *j, int stripe, int r0, int r1, f
     j->c->k->add(j->out + (size_t)r0 * (size_t)j->ld + s->col, (size_t)j->ld, tile, CPU_STRIPE, s->n, r1 - r0);
 }
 
-/* Pairs `first` to `last` of stripes, which all wait for the last: see PAIRS. */
+/* Pairs `first` to `last` of stripes, which all wait for the last (PAIRS): one pair of any
+   rows, or any pairs of one row, whose blocks lie in order. */
 static void finish_pairs(const struct matrix_job *j, int first, int last, int r0, int r1, float *tile, bool last_rows)
 {
     struct cpu *c = j->c;
     int n_rows = r1 - r0, tile_floats = n_rows * CPU_STRIPE;
+    assert(n_rows == 1 || last - first == 1);
     float *ups = tile + CPU_ITEM_ROWS * CPU_STRIPE;
     for (int i = first; i < last; i++) {
         const struct stripe *gate = &j->m->stripes[2 * i], *up = gate + 1;
@@ -228,42 +231,31 @@ static void finish_pairs(const struct matrix_job *j, int first, int last, int r0
         c->k->gemm(up, j->m->n_cols, j->x, r0, r1, ups + (i - first) * tile_floats, CPU_STRIPE, ahead_of(j, 2 * i + 1, last_rows));
     }
     c->k->activate(j->act, tile, ups, (last - first) * tile_floats);
-    for (int i = first; i < last; i++)
-        if (c->k->quantise(tile + (i - first) * tile_floats, CPU_STRIPE, &c->h, r0, n_rows, i, 1, j->needs) != 0)
-            set_fault(c);
-}
-
-/* Keeps the maximum of a block, or of what is done of it. */
-static void keep_max(struct cpu *c, int row, int block, float max)
-{
-    c->block_max[(size_t)row * (size_t)c->n_score_blocks + (size_t)block] = max;
-    if (!(max < INFINITY))
+    if (c->k->quantise(tile, CPU_STRIPE, &c->h, r0, n_rows, first, last - first, j->needs) != 0)
         set_fault(c);
 }
 
-static void finish_scores(const struct matrix_job *j, int block, int r0, int r1)
+/* A block of scores. Its maxima are kept by column, since a maximum across lanes costs more than all of a tile's row. */
+static void finish_scores(const struct matrix_job *j, int block, int end, int r0, int r1, float *tile, bool last_rows)
 {
     struct cpu *c = j->c;
-    int n = min_int(SCORES_BLOCK, j->m->n_rows - block * SCORES_BLOCK);
-    for (int r = r0; r < r1; r++) {
-        const float *scores = j->out + (size_t)r * (size_t)j->ld + (size_t)block * SCORES_BLOCK;
-        keep_max(c, r, block, c->k->max(scores, n));
+    int first = block * j->group, n = r1 - r0;
+    float *most = tile + CPU_ITEM_ROWS * CPU_STRIPE;
+    for (int i = first; i < end; i++) {
+        const struct stripe *s = &j->m->stripes[i];
+        float *place = j->out + (size_t)r0 * (size_t)j->ld + s->col, *x = j->far ? tile : place;
+        size_t ld = j->far ? CPU_STRIPE : (size_t)j->ld;
+        c->k->gemm(s, j->m->n_cols, j->x, r0, r1, x, ld, ahead_of(j, i, last_rows));
+        for (int r = 0; r < n && s->n < CPU_STRIPE; r++) /* columns beyond the vocabulary count for nothing */
+            for (int col = s->n; col < CPU_STRIPE; col++)
+                x[(size_t)r * ld + (size_t)col] = x[(size_t)r * ld];
+        if (c->k->max_columns(x, ld, n, most, i == first) != 0)
+            set_fault(c);
+        if (j->far)
+            c->k->put_far(tile, n, place, (size_t)j->ld);
     }
-}
-
-/* A stripe of scores that lie around the caches: its maxima are taken before it goes there. */
-static void finish_far_scores(const struct matrix_job *j, int stripe, int r0, int r1, float *tile, const uint8_t *ahead)
-{
-    struct cpu *c = j->c;
-    const struct stripe *s = &j->m->stripes[stripe];
-    int block = s->col / SCORES_BLOCK;
-    c->k->gemm(s, j->m->n_cols, j->x, r0, r1, tile, CPU_STRIPE, ahead);
-    for (int r = r0; r < r1; r++) {
-        float max = c->k->max(tile + (size_t)(r - r0) * CPU_STRIPE, s->n);
-        float before = s->col % SCORES_BLOCK == 0 ? max : c->block_max[(size_t)r * (size_t)c->n_score_blocks + (size_t)block];
-        keep_max(c, r, block, before > max ? before : max);
-    }
-    c->k->put_far(tile, r1 - r0, j->out + (size_t)r0 * (size_t)j->ld + s->col, (size_t)j->ld);
+    for (int r = 0; r < n; r++)
+        c->block_max[(size_t)(r0 + r) * (size_t)c->n_score_blocks + (size_t)block] = c->k->max(most + (size_t)r * CPU_STRIPE, CPU_STRIPE);
 }
 
 static void matrix_items(void *ctx, int thread, int first, int last)
@@ -281,18 +273,18 @@ static void matrix_items(void *ctx, int thread, int first, int last)
             item += n - 1;
             continue;
         }
+        if (j->finish == FINISH_SCORES) {
+            finish_scores(j, group, end, r0, r1, tile, last_rows);
+            continue;
+        }
         for (int s = group * j->group; s < end; s++) {
             if (j->finish == FINISH_ADD)
                 finish_add(j, s, r0, r1, tile, ahead_of(j, s, last_rows));
-            else if (j->finish == FINISH_FAR_SCORES)
-                finish_far_scores(j, s, r0, r1, tile, ahead_of(j, s, last_rows));
             else
                 finish_store(j, s, r0, r1, tile, ahead_of(j, s, last_rows));
         }
-        if (j->finish == FINISH_SCORES)
-            finish_scores(j, group, r0, r1);
     }
-    if (j->finish == FINISH_FAR_SCORES)
+    if (j->far)
         j->c->k->end_far();
 }
 
@@ -598,8 +590,8 @@ void cpu_vocab(struct backend *be, const struct matrix *m, const struct vector *
     struct norm_job norm = {c, w->values, eps, c->batch->out + first, &c->v, m->needs};
     run_rows(c, n, c->shape.d_model, norm_rows, &norm);
     bool far = n <= FAR_ROWS && (size_t)n * (size_t)c->scores_stride * sizeof *c->scores >= FAR_BYTES;
-    struct matrix_job job = {.c = c, .m = m, .x = &c->v, .n_rows = n, .group = SCORES_BLOCK / CPU_STRIPE,
-                             .finish = far ? FINISH_FAR_SCORES : FINISH_SCORES, .out = c->scores, .ld = c->scores_stride};
+    struct matrix_job job = {.c = c, .m = m, .x = &c->v, .n_rows = n, .group = SCORES_BLOCK / CPU_STRIPE, .finish = FINISH_SCORES,
+                             .out = c->scores, .ld = c->scores_stride, .far = far};
     run_matrix(&job);
 }
 

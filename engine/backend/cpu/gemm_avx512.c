@@ -25,10 +25,11 @@
  *
  * For few rows weights come from memory. Lines are asked for early into the second-level cache and again, shortly before their use, into the first.
  * Two things decide how well that overlaps with arithmetic. The requests are spread evenly over a block's instructions (`ask_step`): all at its start
- * they fill the buffers that its own loads need, which made eight rows of Q4_K 1.15, of Q6_K 1.2 times slower. And they do not go far: 4 KiB ahead,
- * where the processor's own read-ahead has already been, one row of Q4_K, Q5_0, Q6_K from memory is 1.12 to 1.19 times as fast as 12 KiB ahead;
- * 6 KiB are worse, 2 KiB too, and from a large third-level cache (SmolLM2, 97 MB) 12 KiB would be 1.09 times as fast. Two tiles ask for the next
- * stripe's lines instead, half each.
+ * they fill the buffers that its own loads need, which made eight rows of Q4_K 1.15, of Q6_K 1.2 times slower. And one row of a K type does not go
+ * far: 4 KiB ahead, where the processor's own read-ahead has already been, it is 1.12 to 1.19 times as fast from memory as 12 KiB ahead; 2 and 6 KiB
+ * are worse. Eight rows, and types without superblocks, do best with 8 to 12 KiB (SmolLM2, which stays in a large third-level cache: 1.1 times as
+ * fast as with 4). Two tiles ask for the next stripe's lines, half each, and the first of them takes its own into the first-level cache: without
+ * that, 8 rows of Q8_0 took 1.08 times as long.
  *
  * Tried there and slower: 8 rows x 16 outputs twice (0.7), embedded broadcasts of the activations (0.83 of the rate of products alone), tiles of 4
  * vectors x 3 rows (0.95), two tiles slot by slot instead of stripe by stripe (0.95), two blocks of a slot at once for more chains of sums (no gain),
@@ -49,12 +50,18 @@
 #define MR_BIG 8 /* of one whose float sums are in first-level cache */
 #define PANEL_BLOCKS 12 /* that are unpacked at a time */
 #define NEAR_BYTES 2048 /* how far a pass over weights asks for its own lines, into the first-level cache */
-#define FAR_BYTES 4096  /* and into the second-level cache, where the stripe is read once only */
+#define FAR_BYTES 8192  /* and into the second-level cache, where the stripe is read once only; */
+#define FAR_BYTES_K 4096 /* one tile of a K type */
+
+ALWAYS_INLINE bool is_k(const int scale)
+{
+    return scale != PACK_F16 && scale != PACK_F16_MIN && scale != PACK_FLOAT;
+}
 
 /* d of a stripe's superblocks; of dmin where there are minima. */
 ALWAYS_INLINE size_t header_bytes_of(const int scale, size_t min_at)
 {
-    if (scale == PACK_F16 || scale == PACK_F16_MIN || scale == PACK_FLOAT)
+    if (!is_k(scale))
         return 0;
     return scale == PACK_K_MIN || scale == PACK_K_HALVES_MIN ? 2 * min_at : min_at;
 }
@@ -67,34 +74,32 @@ struct pass {
     float *out;
     size_t ld;
     const uint8_t *far; /* where its blocks begin to ask */
-    int n_ask;          /* lines that a block asks for at once, where tiles are many */
+    int n_far;          /* lines that a block asks for at once, where tiles are many */
 };
 
-/* What is asked for while a block is computed: n lines from `far` on, into the second-level cache, and as many from `near` on, if that is not NULL,
- * into the first. */
+/* What is asked for while a block is computed: lines from `far` on, into the second-level cache, and from `near` on, into the first. */
 struct ask {
     const uint8_t *far, *near;
-    int n;
+    int n_far, n_near;
 };
 
 /* The part of it that belongs to one of the eight steps of a block. In volatile assembly: a compiler moves all prefetches to the block's start. */
 ALWAYS_INLINE void ask_step(const struct ask *ask, const int step)
 {
-    UNROLL for (int line = ask->n * step / 8; line < ask->n * (step + 1) / 8; line++) {
+    UNROLL for (int line = ask->n_far * step / 8; line < ask->n_far * (step + 1) / 8; line++)
         __asm__ volatile("prefetcht1 %0" : : "m"(ask->far[64 * line]));
-        if (ask->near != NULL)
-            __asm__ volatile("prefetcht0 %0" : : "m"(ask->near[64 * line]));
-    }
+    UNROLL for (int line = ask->n_near * step / 8; line < ask->n_near * (step + 1) / 8; line++)
+        __asm__ volatile("prefetcht0 %0" : : "m"(ask->near[64 * line]));
 }
 
-/* Asks for as many bytes as a stripe's header has, where its pass begins: where its blocks go on. */
-ALWAYS_INLINE const uint8_t *ask_header(const struct pass *p, size_t bytes)
+/* Asks for n lines at once: from `far` on, and those NEAR_BYTES after `here`. Returns the end of the former. */
+ALWAYS_INLINE const uint8_t *ask_lines(const uint8_t *far, const uint8_t *here, int n)
 {
-    for (size_t i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const char *)p->far + i, _MM_HINT_T1);
-        _mm_prefetch((const char *)p->stripe + NEAR_BYTES + i, _MM_HINT_T0);
+    for (int line = 0; line < n; line++, far += 64) {
+        _mm_prefetch((const char *)far, _MM_HINT_T1);
+        _mm_prefetch((const char *)here + NEAR_BYTES + 64 * line, _MM_HINT_T0);
     }
-    return p->far + bytes;
+    return far;
 }
 
 ALWAYS_INLINE __m512i broadcast4(const int8_t *p)
@@ -283,15 +288,15 @@ ALWAYS_INLINE void fold(const int mr, int j, float part[3][MR_MAX * 32], __m512 
 
 /* mr rows x 32 outputs. */
 ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, const int scale, const int tile_bytes, const int mr,
-                             const int n_ask, const bool near, const struct pass *p)
+                             const int n_far, const int n_near, const struct pass *p)
 {
     _Alignas(64) float part[3][MR_MAX * 32];
     __m512 acc[MR_MAX][2];
     const struct operand *x = p->x;
     size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
     const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *far = p->far;
-    if (near)
-        far = ask_header(p, header_bytes_of(scale, min_at));
+    if (n_far > 0 && n_far == n_near)
+        far = ask_lines(p->far, p->stripe, (int)(header_bytes_of(scale, min_at) / 64));
     UNROLL for (int m = 0; m < mr; m++)
         UNROLL for (int g = 0; g < 2; g++)
             _mm_prefetch((const char *)(p->out + (size_t)m * p->ld + 16 * g), _MM_HINT_T0);
@@ -300,12 +305,10 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
             acc[m][0] = acc[m][1] = _mm512_setzero_ps();
         int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j);
         const uint8_t *header = p->stripe;
-        for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64, far += 64 * n_ask) {
-            const struct ask ask = {far, near ? tile + NEAR_BYTES : NULL, n_ask};
-            for (int line = 0; n_ask == 0 && line < p->n_ask; line++, far += 64) {
+        for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64, far += 64 * n_far) {
+            const struct ask ask = {far, tile + NEAR_BYTES, n_far, n_near};
+            for (int line = 0; n_far == 0 && line < p->n_far; line++, far += 64)
                 _mm_prefetch((const char *)far, _MM_HINT_T1);
-                _mm_prefetch((const char *)tile + NEAR_BYTES + 64 * line, _MM_HINT_T0);
-            }
             if (scale == PACK_FLOAT)
                 block_float(type, mr, tile, x, at, &ask, acc);
             else if (has_halves(scale))
@@ -376,14 +379,14 @@ ALWAYS_INLINE void big_pass(const int bits, const int offset, const int scale, c
     _Alignas(64) float part[3][MR_BIG * 32], sums[MR_BIG * 32];
     const struct operand *x = p->x;
     size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
-    const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *far = ask_header(p, header_bytes_of(scale, min_at));
+    const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *far = ask_lines(p->far, p->stripe, (int)(header_bytes_of(scale, min_at) / 64));
     const int n_ask = (tile_bytes + 63) / 64;
     for (int j = 0; j < QUANT_SLOTS; j++) {
         int n = operand_slot_start(x->n_blocks, j + 1) - operand_slot_start(x->n_blocks, j);
         const uint8_t *header = p->stripe;
         const float *from = zeros;
         for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64, far += 64 * n_ask) {
-            const struct ask ask = {far, tile + NEAR_BYTES, n_ask};
+            const struct ask ask = {far, tile + NEAR_BYTES, n_ask, n_ask};
             big_block(bits, offset, scale, mr, tile, header, min_at, x, at, &ask, from, sums);
             from = sums;
         }
@@ -635,38 +638,47 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
     }
 }
 
-/* Rows in one or more tiles, as even as can be. One asks for its own stripe's lines, more together for those of `next`. */
+/* Rows in one or more tiles, as even as can be. One asks for its own stripe's lines, more together for those of `next`; the first takes what it reads
+ * into the first-level cache for the others. */
 ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p,
                             int n_rows, const uint8_t *next)
 {
+#define PASS(mr, n_far, n_near) tile_pass(type, bits, offset, scale, tile_bytes, mr, n_far, n_near, p)
     const int lines = (tile_bytes + 63) / 64, half = (lines + 1) / 2;
+    const bool many = bits >= 8; /* others have panels for more than two */
     int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX;
-    p->far = n_tiles == 1 ? p->stripe + FAR_BYTES : next != NULL ? next : p->stripe;
+    p->far = n_tiles == 1 ? p->stripe + (is_k(scale) ? FAR_BYTES_K : FAR_BYTES) : next != NULL ? next : p->stripe;
     switch (n_tiles == 1 ? n_rows : 0) {
-    case 1: tile_pass(type, bits, offset, scale, tile_bytes, 1, lines, true, p); return;
-    case 2: tile_pass(type, bits, offset, scale, tile_bytes, 2, lines, true, p); return;
-    case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, lines, true, p); return;
-    case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, lines, true, p); return;
-    case 5: tile_pass(type, bits, offset, scale, tile_bytes, 5, lines, true, p); return;
-    case 6: tile_pass(type, bits, offset, scale, tile_bytes, 6, lines, true, p); return;
+    case 1: PASS(1, lines, lines); return;
+    case 2: PASS(2, lines, lines); return;
+    case 3: PASS(3, lines, lines); return;
+    case 4: PASS(4, lines, lines); return;
+    case 5: PASS(5, lines, lines); return;
+    case 6: PASS(6, lines, lines); return;
     }
     for (int i = 0, asked = 0; i < n_tiles; i++) {
         int mr = (n_rows + n_tiles - 1 - i) / n_tiles;
-        p->n_ask = n_tiles == 2 ? half : next == NULL ? 0 : lines * (i + 1) / n_tiles - asked;
-        switch (n_tiles == 2 ? mr : -mr) { /* 7 rows are 4 + 3, 13 are 5 + 4 + 4 */
-        case 3: tile_pass(type, bits, offset, scale, tile_bytes, 3, half, false, p); break;
-        case 4: tile_pass(type, bits, offset, scale, tile_bytes, 4, half, false, p); break;
-        case 5: tile_pass(type, bits, offset, scale, tile_bytes, 5, half, false, p); break;
-        case 6: tile_pass(type, bits, offset, scale, tile_bytes, 6, half, false, p); break;
-        case -4: tile_pass(type, bits, offset, scale, tile_bytes, 4, 0, false, p); break;
-        case -5: tile_pass(type, bits, offset, scale, tile_bytes, 5, 0, false, p); break;
-        case -6: tile_pass(type, bits, offset, scale, tile_bytes, 6, 0, false, p); break;
+        p->n_far = n_tiles == 2 ? half : next == NULL ? 0 : lines * (i + 1) / n_tiles - asked;
+        switch ((n_tiles == 2 ? 0 : 20) + (i == 0 ? 0 : 10) + mr) { /* 7 rows are 4 + 3, 13 are 5 + 4 + 4 */
+        case 4: PASS(4, half, lines); break;
+        case 5: PASS(5, half, lines); break;
+        case 6: PASS(6, half, lines); break;
+        case 13: PASS(3, half, 0); break;
+        case 14: PASS(4, half, 0); break;
+        case 15: PASS(5, half, 0); break;
+        case 16: PASS(6, half, 0); break;
+        case 25: if (many) PASS(5, 0, lines); break;
+        case 26: if (many) PASS(6, 0, lines); break;
+        case 34: if (many) PASS(4, 0, 0); break;
+        case 35: if (many) PASS(5, 0, 0); break;
+        case 36: if (many) PASS(6, 0, 0); break;
         }
         p->row += mr;
         p->out += (size_t)mr * p->ld;
-        p->far += (size_t)p->n_ask * (size_t)p->x->n_blocks * 64;
-        asked += p->n_ask;
+        p->far += (size_t)p->n_far * (size_t)p->x->n_blocks * 64;
+        asked += p->n_far;
     }
+#undef PASS
 }
 
 /* Few rows by tiles, more by panels; floats and bytes are used as they lie. */

@@ -34,6 +34,7 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .attend = attend_avx2,
     .attend_merge = attend_merge_avx2,
     .max = simd_max,
+    .max_columns = simd_max_columns,
     .put_far = simd_put_far,
     .end_far = vf_end_far,
 };
@@ -54,6 +55,7 @@ const struct cpu_kernels cpu_kernels_avxvnni = {
     .attend = attend_avx2,
     .attend_merge = attend_merge_avx2,
     .max = simd_max,
+    .max_columns = simd_max_columns,
     .put_far = simd_put_far,
     .end_far = vf_end_far,
 };

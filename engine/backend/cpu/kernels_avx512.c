@@ -26,6 +26,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .attend = attend_avx512,
     .attend_merge = attend_merge_avx512,
     .max = simd_max,
+    .max_columns = simd_max_columns,
     .put_far = simd_put_far,
     .end_far = vf_end_far,
 };

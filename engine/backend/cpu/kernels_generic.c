@@ -66,6 +66,17 @@ static void generic_dequantise(const struct stripe *s, int row, int n_cols, floa
     quant_dequantise_row(s->type, s->w + (size_t)row * quant_row_bytes(s->type, n_cols), n_cols, out);
 }
 
+static int generic_max_columns(const float *x, size_t ld, int n_rows, float *most, bool first)
+{
+    bool finite = true;
+    for (int i = 0; i < n_rows * CPU_STRIPE; i++) {
+        float v = x[(size_t)(i / CPU_STRIPE) * ld + (size_t)(i % CPU_STRIPE)];
+        most[i] = first || v > most[i] ? v : most[i];
+        finite &= v - v == 0.0f;
+    }
+    return finite ? 0 : -1;
+}
+
 static void generic_put_far(const float *tile, int n_rows, float *to, size_t ld)
 {
     for (int r = 0; r < n_rows; r++)
@@ -166,6 +177,7 @@ const struct cpu_kernels cpu_kernels_generic = {
     .attend = generic_attend,
     .attend_merge = generic_attend_merge,
     .max = lanes_max,
+    .max_columns = generic_max_columns,
     .put_far = generic_put_far,
     .end_far = generic_end_far,
 };

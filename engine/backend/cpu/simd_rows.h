@@ -174,6 +174,19 @@ static inline float simd_max(const float *x, int n)
     return nan || rest != rest ? NAN : rest > most ? rest : most;
 }
 
+static inline int simd_max_columns(const float *x, size_t ld, int n_rows, float *most, bool first)
+{
+    const vf zero = vf_set1(0.0f);
+    vf sum = zero; /* of zero times each value: NaN once one is not finite */
+    for (int r = 0; r < n_rows; r++, x += ld, most += CPU_STRIPE)
+        for (int i = 0; i < CPU_STRIPE; i += VF_LANES) {
+            vf v = vf_load(x + i);
+            sum = vf_fma(v, zero, sum);
+            vf_store(most + i, first ? v : vf_max(vf_load(most + i), v));
+        }
+    return vf_any_nan(sum) ? -1 : 0;
+}
+
 static inline void simd_put_far(const float *tile, int n_rows, float *to, size_t ld)
 {
     for (int r = 0; r < n_rows; r++)
