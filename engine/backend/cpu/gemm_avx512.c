@@ -20,8 +20,10 @@
  * minimum, 8 with halves): 80, 73 and 67 % of vpdpbusd's own rate. The tile alone, all in first-level cache, runs at 97 to 100 % of that; unpacking
  * takes 3 to 7 % then, ending slots of 2 or 3 blocks 8 %. Measured on a Xeon of the Sapphire Rapids kind against unpacking in each tile of rows, 48
  * rows: Q5_0 1.3, Q6_K 1.3, Q4_K 1.2, Q4_1 1.1 times as fast; Q8_0, with nothing to unpack but scales, 0.95, so it stays with tiles. Panels of 12
- * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short. Asking for lines block by block instead of
- * at a tile's start costs 4 to 7 %. Two tiles of rows over a panel are as fast alone as unpacking twice, but 4 % slower from memory.
+ * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short. Up to
+ * SPREAD_ROWS ask for the next panel's lines block by block: at 16 rows 1.03 to 1.25 times as fast as all at a tile's start, at 32 rows of Qwen 1.5B
+ * 1.05; prompts, which hardly wait for memory, lose 2 % by it. Two tiles of rows over a panel are as fast alone as unpacking twice, but 4 % slower
+ * from memory.
  *
  * For few rows weights come from memory. Lines are asked for early into the second-level cache and again, shortly before their use, into the first.
  * Two things decide how well that overlaps with arithmetic. The requests are spread evenly over a block's instructions (`ask_step`): all at its start
@@ -49,6 +51,7 @@
 #define MR_MAX 6 /* rows of a tile whose float sums are in registers too */
 #define MR_BIG 8 /* of one whose float sums are in first-level cache */
 #define PANEL_BLOCKS 12 /* that are unpacked at a time */
+#define SPREAD_ROWS 40 /* of no more, a panel's tiles ask block by block */
 #define NEAR_BYTES 2048 /* how far a pass over weights asks for its own lines, into the first-level cache */
 #define FAR_BYTES 8192  /* and into the second-level cache, where the stripe is read once only; */
 #define FAR_BYTES_K 4096 /* one tile of a K type */
@@ -423,8 +426,8 @@ struct panel_rows {
     float *part;             /* [3][CPU_ITEM_ROWS][32] partial sums of earlier panels */
     float *to;               /* where the sums go then, rows ld apart */
     size_t ld;
-    const uint8_t *ahead;    /* lines to ask for, `ahead_lines` a tile of rows */
-    int ahead_lines;
+    const uint8_t *ask;      /* what the tiles of rows ask for: */
+    int ask_bytes;           /* so much a block of each */
 };
 
 ALWAYS_INLINE void unpack(const int bits, const int scale, const int base, const uint8_t *tile, const uint8_t *header, size_t min_at,
@@ -460,10 +463,13 @@ ALWAYS_INLINE void unpack(const int bits, const int scale, const int base, const
     }
 }
 
-/* Adds to sums[m][g] the values of lines `first` to `last` of a block. `q` is the first row's 32 bytes. */
-ALWAYS_INLINE void panel_sums(const int mr, const uint8_t *bytes, const int8_t *q, const int first, const int last, __m512i sums[MR_MAX][2])
+/* Adds to sums[m][g] the values of lines `first` to `last` of a block, `q` being the first row's 32 bytes; asks for a line with every other one. */
+ALWAYS_INLINE void panel_sums(const int mr, const uint8_t *bytes, const int8_t *q, const int first, const int last, const bool spread,
+                              const uint8_t *ask, __m512i sums[MR_MAX][2])
 {
     UNROLL for (int v = first; v < last; v++) {
+        if (spread && v % 2 == 0)
+            __asm__ volatile("prefetcht0 %0" : : "m"(ask[32 * v]));
         __m512i w0 = _mm512_loadu_si512(bytes + v * 128), w1 = _mm512_loadu_si512(bytes + v * 128 + 64);
         UNROLL for (int m = 0; m < mr; m++) {
             __m512i a = broadcast4(q + m * QUANT_BLOCK + 4 * v);
@@ -475,12 +481,12 @@ ALWAYS_INLINE void panel_sums(const int mr, const uint8_t *bytes, const int8_t *
 
 /* One block of mr rows, added to the slot's sums. */
 ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel *w, int i, const struct operand *x, size_t at,
-                               __m512 acc[MR_MAX][2])
+                               const bool spread, const uint8_t *ask, __m512 acc[MR_MAX][2])
 {
     __m512i sums[MR_MAX][2];
     UNROLL for (int m = 0; m < mr; m++)
         sums[m][0] = sums[m][1] = start_value(scale == PACK_F16, x->start[at + (size_t)m]);
-    panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 0, 8, sums);
+    panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 0, 8, spread, ask, sums);
     UNROLL for (int g = 0; g < 2; g++) {
         __m512 d = _mm512_load_ps(w->d[i][0] + 16 * g), less = _mm512_load_ps(w->less[i][0] + 16 * g), min = _mm512_load_ps(w->min[i][0] + 16 * g);
         UNROLL for (int m = 0; m < mr; m++)
@@ -489,14 +495,14 @@ ALWAYS_INLINE void panel_block(const int scale, const int mr, const struct panel
 }
 
 /* The same of a type with a scale per 16 values. */
-ALWAYS_INLINE void panel_block_halves(const int scale, const int mr, const struct panel *w, int i, const struct operand *x,
-                                      size_t at, __m512 acc[MR_MAX][2])
+ALWAYS_INLINE void panel_block_halves(const int scale, const int mr, const struct panel *w, int i, const struct operand *x, size_t at,
+                                      const bool spread, const uint8_t *ask, __m512 acc[MR_MAX][2])
 {
     UNROLL for (int h = 0; h < 2; h++) {
         __m512i sums[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
             sums[m][0] = sums[m][1] = half_start(scale, x->half[h][at + (size_t)m]);
-        panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 4 * h, 4 * h + 4, sums);
+        panel_sums(mr, w->bytes[i], x->q + at * QUANT_BLOCK, 4 * h, 4 * h + 4, spread, ask, sums);
         UNROLL for (int g = 0; g < 2; g++) {
             __m512 d = _mm512_load_ps(w->d[i][h] + 16 * g), less = _mm512_load_ps(w->less[i][h] + 16 * g);
             UNROLL for (int m = 0; m < mr; m++)
@@ -514,24 +520,25 @@ ALWAYS_INLINE void panel_block_halves(const int scale, const int mr, const struc
 
 /* mr rows of a panel. Where a slot ends, its sums join the partial sums below, as the carries of a binary counter: those of this panel's slots are
  * kept here, those of earlier panels in p->part. */
-ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel *w, const struct panel_rows *p)
+ALWAYS_INLINE void panel_tile(const int scale, const int mr, const bool spread, const struct panel *w, const struct panel_rows *p)
 {
     _Alignas(64) float own[3][MR_MAX * 32];
     size_t at = p->at;
     int i = 0, last = p->slot + p->n_slots - 1;
-    for (int line = 0; line < p->ahead_lines; line++)
-        _mm_prefetch((const char *)p->ahead + 64 * line, _MM_HINT_T0);
+    const uint8_t *ask = p->ask;
+    for (int line = 0; !spread && 64 * line < p->n_blocks * p->ask_bytes; line++)
+        _mm_prefetch((const char *)ask + 64 * line, _MM_HINT_T0);
     for (int j = p->slot; j <= last; j++) {
         __m512 acc[MR_MAX][2];
         UNROLL for (int m = 0; m < mr; m++)
             UNROLL for (int g = 0; g < 2; g++)
                 acc[m][g] = p->unfinished != NULL ? _mm512_load_ps(p->unfinished + 32 * m + 16 * g) : _mm512_setzero_ps();
         int end = j == last ? p->n_blocks : i + operand_slot_start(p->x->n_blocks, j + 1) - operand_slot_start(p->x->n_blocks, j);
-        for (; i < end; i++, at += (size_t)p->x->stride) {
+        for (; i < end; i++, at += (size_t)p->x->stride, ask += p->ask_bytes) {
             if (has_halves(scale))
-                panel_block_halves(scale, mr, w, i, p->x, at, acc);
+                panel_block_halves(scale, mr, w, i, p->x, at, spread, ask, acc);
             else
-                panel_block(scale, mr, w, i, p->x, at, acc);
+                panel_block(scale, mr, w, i, p->x, at, spread, ask, acc);
         }
         int level = 0;
         for (; p->ends && j >> level & 1; level++)
@@ -540,50 +547,65 @@ ALWAYS_INLINE void panel_tile(const int scale, const int mr, const struct panel 
     }
 }
 
-/* Rows of a panel, in tiles as even as can be. One copy for each kind of scale. */
-ALWAYS_INLINE void panel_tiles(const int scale, const struct panel *w, struct panel_rows p, int n_rows)
+/* Rows of a panel, in tiles as even as can be. One copy for each kind of scale, and for few rows and many. */
+ALWAYS_INLINE void panel_tiles(const int scale, const bool spread, const struct panel *w, struct panel_rows p, int n_rows)
 {
     int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX;
     for (int t = 0; t < n_tiles; t++) {
         int mr = (n_rows + n_tiles - 1 - t) / n_tiles;
         switch (mr) { /* 7 rows are 4 + 3 */
-        case 3: panel_tile(scale, 3, w, &p); break;
-        case 4: panel_tile(scale, 4, w, &p); break;
-        case 5: panel_tile(scale, 5, w, &p); break;
-        case 6: panel_tile(scale, 6, w, &p); break;
+        case 3: panel_tile(scale, 3, spread, w, &p); break;
+        case 4: panel_tile(scale, 4, spread, w, &p); break;
+        case 5: panel_tile(scale, 5, spread, w, &p); break;
+        case 6: panel_tile(scale, 6, spread, w, &p); break;
         }
         p.at += (size_t)mr;
         p.part += (size_t)mr * 32;
         if (p.unfinished != NULL)
             p.unfinished += (size_t)mr * 32;
         p.to += (size_t)mr * p.ld;
-        p.ahead += (size_t)p.ahead_lines * 64;
+        p.ask += p.n_blocks * p.ask_bytes;
     }
 }
 
 static __attribute__((noinline)) void panel_f16(const struct panel *w, const struct panel_rows *p, int n_rows)
 {
-    panel_tiles(PACK_F16, w, *p, n_rows);
+    if (n_rows <= SPREAD_ROWS)
+        panel_tiles(PACK_F16, true, w, *p, n_rows);
+    else
+        panel_tiles(PACK_F16, false, w, *p, n_rows);
 }
 
 static __attribute__((noinline)) void panel_f16_min(const struct panel *w, const struct panel_rows *p, int n_rows)
 {
-    panel_tiles(PACK_F16_MIN, w, *p, n_rows);
+    if (n_rows <= SPREAD_ROWS)
+        panel_tiles(PACK_F16_MIN, true, w, *p, n_rows);
+    else
+        panel_tiles(PACK_F16_MIN, false, w, *p, n_rows);
 }
 
 static __attribute__((noinline)) void panel_k_min(const struct panel *w, const struct panel_rows *p, int n_rows)
 {
-    panel_tiles(PACK_K_MIN, w, *p, n_rows);
+    if (n_rows <= SPREAD_ROWS)
+        panel_tiles(PACK_K_MIN, true, w, *p, n_rows);
+    else
+        panel_tiles(PACK_K_MIN, false, w, *p, n_rows);
 }
 
 static __attribute__((noinline)) void panel_halves(const struct panel *w, const struct panel_rows *p, int n_rows)
 {
-    panel_tiles(PACK_K_HALVES, w, *p, n_rows);
+    if (n_rows <= SPREAD_ROWS)
+        panel_tiles(PACK_K_HALVES, true, w, *p, n_rows);
+    else
+        panel_tiles(PACK_K_HALVES, false, w, *p, n_rows);
 }
 
 static __attribute__((noinline)) void panel_halves_min(const struct panel *w, const struct panel_rows *p, int n_rows)
 {
-    panel_tiles(PACK_K_HALVES_MIN, w, *p, n_rows);
+    if (n_rows <= SPREAD_ROWS)
+        panel_tiles(PACK_K_HALVES_MIN, true, w, *p, n_rows);
+    else
+        panel_tiles(PACK_K_HALVES_MIN, false, w, *p, n_rows);
 }
 
 /* The tiles of rows of one kind of scale. */
@@ -630,8 +652,8 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
             bool complete = p.ends && next == QUANT_SLOTS;
             p.to = complete ? pass->out : part[p.ends ? __builtin_ctz((unsigned)next) : 3];
             p.ld = complete ? pass->ld : 32;
-            p.ahead = tile;
-            p.ahead_lines = p.n_blocks * tile_bytes / (64 * n_tiles) + 1;
+            p.ask = tile;
+            p.ask_bytes = (tile_bytes + n_tiles - 1) / n_tiles;
             panel_any(scale, &w, &p, n_rows);
             p.at += (size_t)p.n_blocks * (size_t)x->stride;
         } while (done < n);
@@ -681,18 +703,39 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
 #undef PASS
 }
 
-/* Few rows by tiles, more by panels; floats and bytes are used as they lie. */
-ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p, int n_rows,
+/* type, bits of a weight, offset, scales, bytes of a tile */
+#define FLAT_TYPES(X)                    \
+    X(F32, 32, 0, PACK_FLOAT, 4096)      \
+    X(F16, 16, 0, PACK_FLOAT, 2048)      \
+    X(BF16, 16, 0, PACK_FLOAT, 2048)     \
+    X(Q8_0, 8, 128, PACK_F16, 1088)
+#define PACKED_TYPES(X)                    \
+    X(Q4_0, 4, 8, PACK_F16, 576)           \
+    X(Q4_1, 4, 0, PACK_F16_MIN, 640)       \
+    X(Q5_0, 5, 16, PACK_F16, 704)          \
+    X(Q5_1, 5, 0, PACK_F16_MIN, 768)       \
+    X(Q2_K, 2, 0, PACK_K_HALVES_MIN, 320)  \
+    X(Q3_K, 3, 4, PACK_K_HALVES6, 432)     \
+    X(Q4_K, 4, 0, PACK_K_MIN, 576)         \
+    X(Q5_K, 5, 0, PACK_K_MIN, 704)         \
+    X(Q6_K, 6, 32, PACK_K_HALVES, 832)
+
+/* In a function of their own: a frame of 90 KiB is touched page by page when it is made (-fstack-clash-protection), and that, all in one set of the
+ * first-level cache, took 2.5 % of a step of one row of Qwen 1.5B. */
+static __attribute__((noinline)) void many_rows(int type, struct pass *p, int n_rows)
+{
+    switch (type) {
+#define CASE(name, bits, offset, scale, tile_bytes) \
+    case TENSOR_##name: by_panels(bits, offset, scale, tile_bytes, p, n_rows); break;
+        PACKED_TYPES(CASE)
+#undef CASE
+    }
+}
+
+/* Those of no more than two tiles, or of a type that is used as it lies. */
+ALWAYS_INLINE void few_rows(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p, int n_rows,
                             const uint8_t *ahead)
 {
-    const int most = bits >= 8 ? INT_MAX : 2 * MR_MAX;
-    while (n_rows > most) {
-        int n = n_rows < CPU_ITEM_ROWS ? n_rows : CPU_ITEM_ROWS;
-        by_panels(bits, offset, scale, tile_bytes, p, n);
-        p->row += n;
-        p->out += (size_t)n * p->ld;
-        n_rows -= n;
-    }
     if (n_rows > MR_MAX && n_rows <= MR_BIG && bits < 8 && scale != PACK_K_HALVES_MIN) {
         p->far = p->stripe + FAR_BYTES;
         if (n_rows == 7)
@@ -706,21 +749,19 @@ ALWAYS_INLINE void all_rows(const int type, const int bits, const int offset, co
 void gemm_avx512(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead)
 {
     struct pass p = {s->w, n_cols, x, r0, out, ld, NULL, 0};
-    int n = r1 - r0;
+    bool flat = s->type == TENSOR_F32 || s->type == TENSOR_F16 || s->type == TENSOR_BF16 || s->type == TENSOR_Q8_0;
+    while (!flat && r1 - p.row > 2 * MR_MAX) {
+        int n = r1 - p.row < CPU_ITEM_ROWS ? r1 - p.row : CPU_ITEM_ROWS;
+        many_rows(s->type, &p, n);
+        p.row += n;
+        p.out += (size_t)n * p.ld;
+    }
     switch (s->type) {
-    case TENSOR_F32: all_rows(TENSOR_F32, 32, 0, PACK_FLOAT, 4096, &p, n, ahead); break;
-    case TENSOR_F16: all_rows(TENSOR_F16, 16, 0, PACK_FLOAT, 2048, &p, n, ahead); break;
-    case TENSOR_BF16: all_rows(TENSOR_BF16, 16, 0, PACK_FLOAT, 2048, &p, n, ahead); break;
-    case TENSOR_Q4_0: all_rows(TENSOR_Q4_0, 4, 8, PACK_F16, 576, &p, n, ahead); break;
-    case TENSOR_Q4_1: all_rows(TENSOR_Q4_1, 4, 0, PACK_F16_MIN, 640, &p, n, ahead); break;
-    case TENSOR_Q5_0: all_rows(TENSOR_Q5_0, 5, 16, PACK_F16, 704, &p, n, ahead); break;
-    case TENSOR_Q5_1: all_rows(TENSOR_Q5_1, 5, 0, PACK_F16_MIN, 768, &p, n, ahead); break;
-    case TENSOR_Q8_0: all_rows(TENSOR_Q8_0, 8, 128, PACK_F16, 1088, &p, n, ahead); break;
-    case TENSOR_Q2_K: all_rows(TENSOR_Q2_K, 2, 0, PACK_K_HALVES_MIN, 320, &p, n, ahead); break;
-    case TENSOR_Q3_K: all_rows(TENSOR_Q3_K, 3, 4, PACK_K_HALVES6, 432, &p, n, ahead); break;
-    case TENSOR_Q4_K: all_rows(TENSOR_Q4_K, 4, 0, PACK_K_MIN, 576, &p, n, ahead); break;
-    case TENSOR_Q5_K: all_rows(TENSOR_Q5_K, 5, 0, PACK_K_MIN, 704, &p, n, ahead); break;
-    case TENSOR_Q6_K: all_rows(TENSOR_Q6_K, 6, 32, PACK_K_HALVES, 832, &p, n, ahead); break;
+#define CASE(name, bits, offset, scale, tile_bytes) \
+    case TENSOR_##name: few_rows(TENSOR_##name, bits, offset, scale, tile_bytes, &p, r1 - p.row, ahead); break;
+        FLAT_TYPES(CASE)
+        PACKED_TYPES(CASE)
+#undef CASE
     default: assert(!"a stripe has one of the 13 types");
     }
 }
