@@ -77,7 +77,6 @@ struct pass {
     float *out;
     size_t ld;
     const uint8_t *far; /* where its blocks begin to ask */
-    int n_far;          /* lines that a block asks for at once, where tiles are many */
 };
 
 /* What is asked for while a block is computed: lines from `far` on, into the second-level cache, and from `near` on, into the first. */
@@ -310,8 +309,6 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
         const uint8_t *header = p->stripe;
         for (int i = 0; i < n; i++, tile += tile_bytes, at += (size_t)x->stride, header += 64, far += 64 * n_far) {
             const struct ask ask = {far, tile + NEAR_BYTES, n_far, n_near};
-            for (int line = 0; n_far == 0 && line < p->n_far; line++, far += 64)
-                _mm_prefetch((const char *)far, _MM_HINT_T1);
             if (scale == PACK_FLOAT)
                 block_float(type, mr, tile, x, at, &ask, acc);
             else if (has_halves(scale))
@@ -660,13 +657,13 @@ ALWAYS_INLINE void by_panels(const int bits, const int offset, const int scale, 
     }
 }
 
-/* Rows in one or more tiles, as even as can be. One asks for its own stripe's lines, more together for those of `next`; the first takes what it reads
- * into the first-level cache for the others. */
+/* Rows in one or more tiles, as even as can be. One asks for its own stripe's lines, the first of more together for those of `next`; the very first
+ * takes what it reads into the first-level cache for the others. */
 ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, const int scale, const int tile_bytes, struct pass *p,
                             int n_rows, const uint8_t *next)
 {
 #define PASS(mr, n_far, n_near) tile_pass(type, bits, offset, scale, tile_bytes, mr, n_far, n_near, p)
-    const int lines = (tile_bytes + 63) / 64, half = (lines + 1) / 2;
+    const int lines = (tile_bytes + 63) / 64, half = (lines + 1) / 2, sixth = (lines + 5) / 6; /* of a block */
     const bool many = bits >= 8; /* others have panels for more than two */
     int n_tiles = (n_rows + MR_MAX - 1) / MR_MAX;
     p->far = n_tiles == 1 ? p->stripe + (is_k(scale) ? FAR_BYTES_K : FAR_BYTES) : next != NULL ? next : p->stripe;
@@ -678,10 +675,10 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
     case 5: PASS(5, lines, lines); return;
     case 6: PASS(6, lines, lines); return;
     }
+    const bool few = n_tiles < 6;
     for (int i = 0, asked = 0; i < n_tiles; i++) {
-        int mr = (n_rows + n_tiles - 1 - i) / n_tiles;
-        p->n_far = n_tiles == 2 ? half : next == NULL ? 0 : lines * (i + 1) / n_tiles - asked;
-        switch ((n_tiles == 2 ? 0 : 20) + (i == 0 ? 0 : 10) + mr) { /* 7 rows are 4 + 3, 13 are 5 + 4 + 4 */
+        int mr = (n_rows + n_tiles - 1 - i) / n_tiles, n_far = asked >= lines ? 0 : few ? half : sixth; /* 7 rows are 4 + 3, 13 are 5 + 4 + 4 */
+        switch (10 * (n_far == 0 ? 4 : few ? i > 0 : 2 + (i > 0)) + mr) {
         case 4: PASS(4, half, lines); break;
         case 5: PASS(5, half, lines); break;
         case 6: PASS(6, half, lines); break;
@@ -689,16 +686,18 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
         case 14: PASS(4, half, 0); break;
         case 15: PASS(5, half, 0); break;
         case 16: PASS(6, half, 0); break;
-        case 25: if (many) PASS(5, 0, lines); break;
-        case 26: if (many) PASS(6, 0, lines); break;
-        case 34: if (many) PASS(4, 0, 0); break;
-        case 35: if (many) PASS(5, 0, 0); break;
-        case 36: if (many) PASS(6, 0, 0); break;
+        case 26: if (many) PASS(6, sixth, lines); break;
+        case 35: if (many) PASS(5, sixth, 0); break;
+        case 36: if (many) PASS(6, sixth, 0); break;
+        case 44: if (many) PASS(4, 0, 0); break;
+        case 45: if (many) PASS(5, 0, 0); break;
+        case 46: if (many) PASS(6, 0, 0); break;
+        default: assert(!"a tile has 3 to 6 rows");
         }
         p->row += mr;
         p->out += (size_t)mr * p->ld;
-        p->far += (size_t)p->n_far * (size_t)p->x->n_blocks * 64;
-        asked += p->n_far;
+        p->far += (size_t)n_far * (size_t)p->x->n_blocks * 64;
+        asked += n_far;
     }
 #undef PASS
 }
@@ -748,7 +747,7 @@ ALWAYS_INLINE void few_rows(const int type, const int bits, const int offset, co
 
 void gemm_avx512(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead)
 {
-    struct pass p = {s->w, n_cols, x, r0, out, ld, NULL, 0};
+    struct pass p = {s->w, n_cols, x, r0, out, ld, NULL};
     bool flat = s->type == TENSOR_F32 || s->type == TENSOR_F16 || s->type == TENSOR_BF16 || s->type == TENSOR_Q8_0;
     while (!flat && r1 - p.row > 2 * MR_MAX) {
         int n = r1 - p.row < CPU_ITEM_ROWS ? r1 - p.row : CPU_ITEM_ROWS;
