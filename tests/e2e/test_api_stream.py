@@ -141,15 +141,18 @@ def test_errors_before_the_first_byte_are_real_statuses(toy):
 def test_a_stream_that_waits_gets_comments(start):
     """One place in the engine, taken: the next stream's headers and comments come before its first token."""
     d = start("--max-seqs", 1, "--keepalive-s", 1, "--kv-tokens", 16384)
-    first = threading.Thread(target=lambda: d.post("/v1/completions", {"prompt": "a", "max_tokens": 700, "ignore_eos": True}))
-    first.start()
+    first = http.client.HTTPConnection("127.0.0.1", d.port, timeout=120)
+    endless = {"prompt": "a", "max_tokens": 8000, "ignore_eos": True}
+    first.request("POST", "/v1/completions", json.dumps(endless), {"Content-Type": "application/json"})
     d.wait_metric("num_requests_running", 1)
     lines = []
     with httpx.stream("POST", d.url + "/v1/completions", json={"prompt": "b", "max_tokens": 2, "stream": True}, timeout=120) as r:
         assert r.status_code == 200
         for line in r.iter_lines():
             lines.append(line)
-    first.join()
+            if line == ": keep-alive":
+                first.close()
+    first.close()
     assert lines[0].startswith(":") and lines.index(": keep-alive") < next(i for i, x in enumerate(lines) if x.startswith("data: {"))
     assert [x for x in lines if x][-1] == "data: [DONE]"
 
