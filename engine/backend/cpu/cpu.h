@@ -154,7 +154,7 @@ struct cpu_kernels {
     void (*attend)(const struct attend_job *job, float *scratch);
     /* Merges n consecutive partials of a head and finishes them. */
     void (*attend_merge)(const float *partials, int n, int head_dim, int v_stride, float *out);
-    float (*max)(const float *x, int n); /* NaN if one is */
+    float (*max)(const float *x, int n); /* NaN if one is; n is a multiple of CPU_STRIPE */
     /* most[n_rows][32] = each column's maximum of x and, unless x is the `first`, of what was there. -1 if a value is not finite. */
     int (*max_columns)(const float *x, size_t ld, int n_rows, float *most, bool first);
     /* Copies n_rows rows of a tile of 32 columns to where nobody reads them soon: around the caches, if the processor can. `to` and ld are multiples

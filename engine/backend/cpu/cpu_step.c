@@ -217,8 +217,8 @@ static void finish_add(const struct matrix_job *j, int stripe, int r0, int r1, f
     j->c->k->add(j->out + (size_t)r0 * (size_t)j->ld + s->col, (size_t)j->ld, tile, CPU_STRIPE, s->n, r1 - r0);
 }
 
-/* Pairs `first` to `last` of stripes, which all wait for the last (PAIRS): one pair of any
-   rows, or any pairs of one row, whose blocks lie in order. */
+/* Pairs `first` to `last` of stripes, which all wait for the last (PAIRS): one pair of any rows, or any pairs of one row,
+ * whose blocks lie in order. */
 static void finish_pairs(const struct matrix_job *j, int first, int last, int r0, int r1, float *tile, bool last_rows)
 {
     struct cpu *c = j->c;

@@ -20,18 +20,18 @@
  * minimum, 8 with halves): 80, 73 and 67 % of vpdpbusd's own rate. The tile alone, all in first-level cache, runs at 97 to 100 % of that; unpacking
  * takes 3 to 7 % then, ending slots of 2 or 3 blocks 8 %. Measured on a Xeon of the Sapphire Rapids kind against unpacking in each tile of rows, 48
  * rows: Q5_0 1.3, Q6_K 1.3, Q4_K 1.2, Q4_1 1.1 times as fast; Q8_0, with nothing to unpack but scales, 0.95, so it stays with tiles. Panels of 12
- * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short. Up to
- * SPREAD_ROWS ask for the next panel's lines block by block: at 16 rows 1.03 to 1.25 times as fast as all at a tile's start, at 32 rows of Qwen 1.5B
- * 1.05; prompts, which hardly wait for memory, lose 2 % by it. Two tiles of rows over a panel are as fast alone as unpacking twice, but 4 % slower
- * from memory.
+ * blocks are 1 to 6 % faster than of 8 or 20; a panel for each slot loses 5 to 9 % where slots are short. Up to SPREAD_ROWS
+ * ask for the next panel's lines block by block: at 16 rows 1.03 to 1.25 times as fast as all at a tile's start, at 32 rows of Qwen 1.5B 1.05;
+ * prompts, which hardly wait for memory, lose 2 % by it. Two tiles of rows over a panel are as fast alone as unpacking twice, but 4 % slower from
+ * memory.
  *
  * For few rows weights come from memory. Lines are asked for early into the second-level cache and again, shortly before their use, into the first.
  * Two things decide how well that overlaps with arithmetic. The requests are spread evenly over a block's instructions (`ask_step`): all at its start
  * they fill the buffers that its own loads need, which made eight rows of Q4_K 1.15, of Q6_K 1.2 times slower. And one row of a K type does not go
  * far: 4 KiB ahead, where the processor's own read-ahead has already been, it is 1.12 to 1.19 times as fast from memory as 12 KiB ahead; 2 and 6 KiB
  * are worse. Eight rows, and types without superblocks, do best with 8 to 12 KiB (SmolLM2, which stays in a large third-level cache: 1.1 times as
- * fast as with 4). Two tiles ask for the next stripe's lines, half each, and the first of them takes its own into the first-level cache: without
- * that, 8 rows of Q8_0 took 1.08 times as long.
+ * fast as with 4). Two tiles ask for the next stripe's lines, half each, six and more a sixth each until all are asked for; the first takes its own
+ * into the first-level cache: without that, 8 rows of Q8_0 took 1.08 times as long.
  *
  * Tried there and slower: 8 rows x 16 outputs twice (0.7), embedded broadcasts of the activations (0.83 of the rate of products alone), tiles of 4
  * vectors x 3 rows (0.95), two tiles slot by slot instead of stripe by stripe (0.95), two blocks of a slot at once for more chains of sums (no gain),
@@ -41,7 +41,6 @@
  * Each tile function is inlined into a copy for each (format, MR): every branch on a format is decided by the compiler. Literal array bounds, or
  * the accumulators would live on the stack. */
 #include <immintrin.h>
-#include <limits.h>
 
 #include "engine/backend/cpu/gemm.h"
 #include "engine/backend/cpu/pack.h"
@@ -297,7 +296,7 @@ ALWAYS_INLINE void tile_pass(const int type, const int bits, const int offset, c
     const struct operand *x = p->x;
     size_t min_at = (size_t)(p->n_cols / 256) * 64, at = (size_t)p->row;
     const uint8_t *tile = p->stripe + header_bytes_of(scale, min_at), *far = p->far;
-    if (n_far > 0 && n_far == n_near)
+    if (n_far > 0 && n_far == n_near) /* the only tile */
         far = ask_lines(p->far, p->stripe, (int)(header_bytes_of(scale, min_at) / 64));
     UNROLL for (int m = 0; m < mr; m++)
         UNROLL for (int g = 0; g < 2; g++)
@@ -678,7 +677,7 @@ ALWAYS_INLINE void by_tiles(const int type, const int bits, const int offset, co
     const bool few = n_tiles < 6;
     for (int i = 0, asked = 0; i < n_tiles; i++) {
         int mr = (n_rows + n_tiles - 1 - i) / n_tiles, n_far = asked >= lines ? 0 : few ? half : sixth; /* 7 rows are 4 + 3, 13 are 5 + 4 + 4 */
-        switch (10 * (n_far == 0 ? 4 : few ? i > 0 : 2 + (i > 0)) + mr) {
+        switch (10 * (n_far == 0 ? 4 : few ? i > 0 : 2 + (i > 0)) + mr) { /* the way of asking, and the rows */
         case 4: PASS(4, half, lines); break;
         case 5: PASS(5, half, lines); break;
         case 6: PASS(6, half, lines); break;
@@ -748,7 +747,9 @@ ALWAYS_INLINE void few_rows(const int type, const int bits, const int offset, co
 void gemm_avx512(const struct stripe *s, int n_cols, const struct operand *x, int r0, int r1, float *out, size_t ld, const uint8_t *ahead)
 {
     struct pass p = {s->w, n_cols, x, r0, out, ld, NULL};
-    bool flat = s->type == TENSOR_F32 || s->type == TENSOR_F16 || s->type == TENSOR_BF16 || s->type == TENSOR_Q8_0;
+#define IS(name, bits, offset, scale, tile_bytes) s->type == TENSOR_##name ||
+    const bool flat = FLAT_TYPES(IS) false;
+#undef IS
     while (!flat && r1 - p.row > 2 * MR_MAX) {
         int n = r1 - p.row < CPU_ITEM_ROWS ? r1 - p.row : CPU_ITEM_ROWS;
         many_rows(s->type, &p, n);

@@ -161,17 +161,14 @@ static inline void simd_to_f16(const float *x, int n, uint16_t *out)
 
 static inline float simd_max(const float *x, int n)
 {
-    if (n < VF_LANES)
-        return lanes_max(x, n);
     vf max = vf_load(x);
-    int i = 0, nan = 0;
-    for (; i + VF_LANES <= n; i += VF_LANES) {
+    int nan = 0;
+    for (int i = 0; i < n; i += VF_LANES) {
         vf v = vf_load(x + i);
         nan |= vf_any_nan(v);
         max = vf_max(max, v);
     }
-    float rest = i < n ? lanes_max(x + i, n - i) : x[0], most = vf_reduce_max(max);
-    return nan || rest != rest ? NAN : rest > most ? rest : most;
+    return nan ? NAN : vf_reduce_max(max);
 }
 
 static inline int simd_max_columns(const float *x, size_t ld, int n_rows, float *most, bool first)
