@@ -60,16 +60,14 @@ static uint8_t next_byte(uint32_t *state)
 static struct matrix make_matrix(int type, int n_rows, int n_cols)
 {
     size_t row_bytes = quant_row_bytes(type, n_cols), stripe_bytes = pack_stripe_bytes(type, n_cols);
-    struct matrix m = {.n_rows = n_rows, .n_cols = n_cols, .n_blocks = quant_n_blocks(n_cols), .n_stripes = n_rows / CPU_STRIPE};
+    struct matrix m = {.n_rows = n_rows, .n_cols = n_cols, .n_blocks = quant_n_blocks(n_cols), .n_stripes = n_rows / CPU_STRIPE, .n_parts = 1};
     uint8_t *file = allocate(CPU_STRIPE * row_bytes), *tiles = allocate((size_t)m.n_stripes * stripe_bytes);
     uint32_t state = 1;
-    m.stripes = calloc((size_t)m.n_stripes, sizeof *m.stripes);
+    m.parts[0] = (struct part){.w = tiles, .step = stripe_bytes, .type = type, .n_rows = n_rows};
     for (size_t i = 0; i < CPU_STRIPE * row_bytes; i++)
         file[i] = next_byte(&state);
-    for (int s = 0; s < m.n_stripes; s++) {
+    for (int s = 0; s < m.n_stripes; s++)
         pack_stripe(type, file, CPU_STRIPE, n_cols, tiles + (size_t)s * stripe_bytes);
-        m.stripes[s] = (struct stripe){tiles + (size_t)s * stripe_bytes, type, s * CPU_STRIPE, CPU_STRIPE};
-    }
     free(file);
     return m;
 }
@@ -109,8 +107,9 @@ static void multiply(const struct cpu_kernels *k, const struct matrix *m, const 
     for (int s = 0; s < m->n_stripes; s++)
         for (int b = 0; b < n_blocks; b++) {
             int r0 = n_rows * b / n_blocks, r1 = n_rows * (b + 1) / n_blocks;
-            const uint8_t *ahead = b == n_blocks - 1 && s + 1 < m->n_stripes ? m->stripes[s + 1].w : NULL;
-            k->gemm(&m->stripes[s], m->n_cols, x, r0, r1, out + (size_t)r0 * (size_t)m->n_rows + s * CPU_STRIPE, (size_t)m->n_rows, ahead);
+            const uint8_t *ahead = b == n_blocks - 1 && s + 1 < m->n_stripes ? matrix_stripe(m, s + 1).w : NULL;
+            const struct stripe stripe = matrix_stripe(m, s);
+            k->gemm(&stripe, m->n_cols, x, r0, r1, out + (size_t)r0 * (size_t)m->n_rows + s * CPU_STRIPE, (size_t)m->n_rows, ahead);
         }
 }
 
@@ -186,8 +185,7 @@ int main(int argc, char **argv)
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
                 measure(tables, n_tables, &m, rows[r], seconds, top);
             printf("\n");
-            free((void *)m.stripes[0].w);
-            free(m.stripes);
+            free((void *)m.parts[0].w);
         }
     }
     return 0;

@@ -68,7 +68,7 @@ static double matrix_bytes(const struct matrix *m)
 {
     double bytes = 0;
     for (int i = 0; i < m->n_stripes; i++)
-        bytes += (double)pack_stripe_bytes(m->stripes[i].type, m->n_cols);
+        bytes += (double)pack_stripe_bytes(matrix_stripe(m, i).type, m->n_cols);
     return bytes;
 }
 
@@ -352,7 +352,7 @@ static void run_case(struct profile *p, const char *name, int n_seqs, int rows_e
 static void add_span(struct profile *p, const struct matrix *m)
 {
     assert(p->n_spans < p->n_spans_max);
-    p->spans[p->n_spans++] = (struct limits_span){m->stripes[0].w, (size_t)matrix_bytes(m)};
+    p->spans[p->n_spans++] = (struct limits_span){m->parts[0].w, (size_t)matrix_bytes(m)};
 }
 
 static void find_weights(struct profile *p)

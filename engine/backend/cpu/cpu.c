@@ -161,7 +161,6 @@ static void cpu_close(struct backend *be)
     pool_destroy(c->pool);
     for (struct matrix *m = c->matrices, *next; m != NULL; m = next) {
         next = m->next;
-        free(m->stripes);
         free(m);
     }
     for (struct vector *v = c->vectors, *next; v != NULL; v = next) {
@@ -264,37 +263,6 @@ static size_t take(struct cpu *c, size_t size)
     return at;
 }
 
-/* A matrix of the given tensors; their stripes are not told yet. */
-static struct matrix *matrix_new(struct cpu *c, const struct tensor *parts, int n_parts, struct err *err)
-{
-    int n_stripes = 0;
-    size_t bytes = 0;
-    assert(n_parts >= 1 && n_parts <= CPU_MAX_PARTS);
-    for (int i = 0; i < n_parts; i++) {
-        if (tensor_check(&parts[i], err) != 0)
-            return NULL;
-        assert(parts[i].n_cols == parts[0].n_cols);
-        n_stripes += n_stripes_of(&parts[i]);
-        bytes += (size_t)n_stripes_of(&parts[i]) * stripe_bytes(c, parts[i].type, parts[i].n_cols);
-    }
-    struct matrix *m = calloc(1, sizeof *m);
-    struct stripe *stripes = calloc((size_t)n_stripes, sizeof *stripes);
-    if (m == NULL || stripes == NULL) {
-        free(m);
-        free(stripes);
-        err_set(err, ERR_NOMEM, "cannot allocate a matrix of %d stripes", n_stripes);
-        return NULL;
-    }
-    m->n_cols = parts[0].n_cols;
-    m->n_blocks = quant_n_blocks(m->n_cols);
-    m->n_stripes = n_stripes;
-    m->stripes = stripes;
-    m->at = take(c, bytes);
-    m->next = c->matrices;
-    c->matrices = m;
-    return m;
-}
-
 static int needs_of(const struct cpu *c, int type)
 {
     if (quant_is_float(type))
@@ -309,15 +277,35 @@ static int needs_of(const struct cpu *c, int type)
     }
 }
 
-/* Tensor number `part` of a matrix: its stripes stand at first, first + step, ...; its first output is column col. */
-static void describe_part(const struct cpu *c, struct matrix *m, int part, const struct tensor *t, int first, int step, int col)
+/* A matrix of the given tensors; where its parts lie is not told yet. */
+static struct matrix *matrix_new(struct cpu *c, const struct tensor *tensors, int n, struct err *err)
 {
-    m->first_stripe[part] = first;
-    m->needs |= needs_of(c, t->type);
-    for (int i = 0; i < n_stripes_of(t); i++) {
-        int left = t->n_rows - i * CPU_STRIPE;
-        m->stripes[first + i * step] = (struct stripe){.type = t->type, .col = col + i * CPU_STRIPE, .n = left < CPU_STRIPE ? left : CPU_STRIPE};
+    assert(n >= 1 && n <= CPU_MAX_PARTS);
+    for (int i = 0; i < n; i++)
+        if (tensor_check(&tensors[i], err) != 0)
+            return NULL;
+    struct matrix *m = calloc(1, sizeof *m);
+    if (m == NULL) {
+        err_set(err, ERR_NOMEM, "cannot allocate a matrix");
+        return NULL;
     }
+    size_t bytes = 0;
+    m->n_cols = tensors[0].n_cols;
+    m->n_blocks = quant_n_blocks(m->n_cols);
+    m->n_parts = n;
+    for (int i = 0; i < n; i++) {
+        const struct tensor *t = &tensors[i];
+        assert(t->n_cols == m->n_cols);
+        struct part *p = &m->parts[i];
+        *p = (struct part){.step = stripe_bytes(c, t->type, t->n_cols), .type = t->type, .n_rows = t->n_rows, .first = m->n_stripes};
+        m->needs |= needs_of(c, t->type);
+        m->n_stripes += n_stripes_of(t);
+        bytes += (size_t)n_stripes_of(t) * p->step;
+    }
+    m->at = take(c, bytes);
+    m->next = c->matrices;
+    c->matrices = m;
+    return m;
 }
 
 static int cpu_matrix_stack(struct backend *be, const struct tensor *parts, int n_parts, struct matrix **out, struct err *err)
@@ -325,8 +313,8 @@ static int cpu_matrix_stack(struct backend *be, const struct tensor *parts, int 
     struct matrix *m = matrix_new((struct cpu *)be, parts, n_parts, err);
     if (m == NULL)
         return -1;
-    for (int i = 0, first = 0; i < n_parts; first += n_stripes_of(&parts[i]), m->n_rows += parts[i].n_rows, i++)
-        describe_part((struct cpu *)be, m, i, &parts[i], first, 1, m->n_rows);
+    for (int i = 0; i < n_parts; m->n_rows += parts[i].n_rows, i++)
+        m->parts[i].col = m->n_rows;
     *out = m;
     return 0;
 }
@@ -340,8 +328,6 @@ static int cpu_matrix_pair(struct backend *be, const struct tensor *gate, const 
     assert(gate->n_rows == up->n_rows);
     m->pair = true;
     m->n_rows = gate->n_rows;
-    describe_part((struct cpu *)be, m, 0, gate, 0, 2, 0);
-    describe_part((struct cpu *)be, m, 1, up, 1, 2, 0);
     *out = m;
     return 0;
 }
@@ -361,6 +347,18 @@ static int cpu_vector(struct backend *be, int n, struct vector **out, struct err
     return 0;
 }
 
+/* Parts lie behind one another; the stripes of a pair take turns. */
+static void place_parts(struct matrix *m, const uint8_t *w)
+{
+    for (int i = 0; i < m->n_parts; i++) {
+        struct part *p = &m->parts[i];
+        p->w = w;
+        w += m->pair ? p->step : p->step * (size_t)((p->n_rows + CPU_STRIPE - 1) / CPU_STRIPE);
+    }
+    if (m->pair)
+        m->parts[0].step = m->parts[1].step = (size_t)(w - m->parts[0].w);
+}
+
 static int cpu_reserve(struct backend *be, struct err *err)
 {
     struct cpu *c = (struct cpu *)be;
@@ -369,13 +367,8 @@ static int cpu_reserve(struct backend *be, struct err *err)
     c->arena = map_zeroed(c->arena_size);
     if (c->arena == NULL)
         return err_set(err, ERR_NOMEM, "cannot map %zu MiB for weights: %s", c->arena_size >> 20, strerror(errno));
-    for (struct matrix *m = c->matrices; m != NULL; m = m->next) {
-        const uint8_t *w = c->arena + m->at;
-        for (int i = 0; i < m->n_stripes; i++) {
-            m->stripes[i].w = w;
-            w += stripe_bytes(c, m->stripes[i].type, m->n_cols);
-        }
-    }
+    for (struct matrix *m = c->matrices; m != NULL; m = m->next)
+        place_parts(m, c->arena + m->at);
     for (struct vector *v = c->vectors; v != NULL; v = v->next)
         v->values = (float *)(c->arena + v->at);
     return 0;
@@ -393,15 +386,15 @@ struct fill_job {
 static void fill_stripe(struct cpu *c, const struct fill *f, int i)
 {
     const struct matrix *m = f->to;
-    const struct stripe *s = &m->stripes[m->first_stripe[f->part] + (f->first_row / CPU_STRIPE + i) * (m->pair ? 2 : 1)];
-    size_t row_bytes = quant_row_bytes(s->type, m->n_cols);
+    const struct stripe s = part_stripe(&m->parts[f->part], f->first_row / CPU_STRIPE + i);
+    size_t row_bytes = quant_row_bytes(s.type, m->n_cols);
     const uint8_t *rows = (const uint8_t *)f->rows + (size_t)i * CPU_STRIPE * row_bytes;
-    uint8_t *w = c->arena + (s->w - c->arena);
-    assert(f->n_rows - i * CPU_STRIPE >= s->n);
+    uint8_t *w = c->arena + (s.w - c->arena);
+    assert(f->n_rows - i * CPU_STRIPE >= s.n);
     if (c->k->tiled)
-        pack_stripe(s->type, rows, s->n, m->n_cols, w);
+        pack_stripe(s.type, rows, s.n, m->n_cols, w);
     else
-        memcpy(w, rows, (size_t)s->n * row_bytes);
+        memcpy(w, rows, (size_t)s.n * row_bytes);
 }
 
 static int fill_stripes(const struct fill *f)

@@ -69,16 +69,42 @@ struct stripe {
     int n;            /* outputs, <= 32 */
 };
 
+/* A tensor of a matrix. */
+struct part {
+    const uint8_t *w;   /* its first stripe */
+    size_t step;        /* bytes from one of its stripes to the next */
+    int type, n_rows;
+    int first;          /* which stripe of the matrix its first one is; for a pair see below */
+    int col;            /* first output in the matrix's result */
+};
+
 struct matrix {
     int n_rows, n_cols, n_blocks;
     int needs;         /* NEEDS_... of its stripes together */
     size_t at;         /* in the arena */
     bool pair;         /* stripes 2c and 2c + 1 are gate and up of outputs 32 c .. */
-    int n_stripes;
-    struct stripe *stripes;
-    int first_stripe[CPU_MAX_PARTS]; /* of each tensor; its stripe i is stripe first_stripe + i, or first_stripe + 2 i of a pair */
+    int n_stripes, n_parts;
+    struct part parts[CPU_MAX_PARTS];
     struct matrix *next; /* the backend's list, for close */
 };
+
+/* Stripe i of a part, and of a matrix. Computed: a table of them would come from memory, and while the processor waits for an entry it asks for no
+ * weights. One row of Qwen 1.5B took 1.15 times as long with a table, prefetched or not. */
+static inline struct stripe part_stripe(const struct part *p, int i)
+{
+    int left = p->n_rows - i * CPU_STRIPE;
+    return (struct stripe){p->w + (size_t)i * p->step, p->type, p->col + i * CPU_STRIPE, left < CPU_STRIPE ? left : CPU_STRIPE};
+}
+
+static inline struct stripe matrix_stripe(const struct matrix *m, int i)
+{
+    if (m->pair)
+        return part_stripe(&m->parts[i % 2], i / 2);
+    const struct part *p = m->parts;
+    while (p + 1 < m->parts + m->n_parts && i >= p[1].first)
+        p++;
+    return part_stripe(p, i - p->first);
+}
 
 struct vector {
     int n;

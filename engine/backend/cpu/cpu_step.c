@@ -121,7 +121,8 @@ static void embed_rows(void *ctx, int thread, int first, int last)
         int token = c->batch->token[r];
         assert(token >= 0 && token < j->m->n_rows);
         float *x = c->x + (size_t)r * (size_t)d_model;
-        c->k->dequantise(&j->m->stripes[token / CPU_STRIPE], token % CPU_STRIPE, d_model, x);
+        const struct stripe s = matrix_stripe(j->m, token / CPU_STRIPE);
+        c->k->dequantise(&s, token % CPU_STRIPE, d_model, x);
         if (j->scale != 1.0f)
             for (int i = 0; i < d_model; i++)
                 x[i] *= j->scale;
@@ -193,28 +194,28 @@ struct matrix_job {
 /* Where the reader goes after stripe s at this row block: the next stripe, or nowhere while the same stripe is read again. */
 static const uint8_t *ahead_of(const struct matrix_job *j, int stripe, bool last_rows)
 {
-    return last_rows && stripe + 1 < j->m->n_stripes ? j->m->stripes[stripe + 1].w : NULL;
+    return last_rows && stripe + 1 < j->m->n_stripes ? matrix_stripe(j->m, stripe + 1).w : NULL;
 }
 
 static void finish_store(const struct matrix_job *j, int stripe, int r0, int r1, float *tile, const uint8_t *ahead)
 {
-    const struct stripe *s = &j->m->stripes[stripe];
-    bool direct = s->n == CPU_STRIPE;
-    float *out = j->out + (size_t)r0 * (size_t)j->ld + s->col;
-    j->c->k->gemm(s, j->m->n_cols, j->x, r0, r1, direct ? out : tile, direct ? (size_t)j->ld : CPU_STRIPE, ahead);
+    const struct stripe s = matrix_stripe(j->m, stripe);
+    bool direct = s.n == CPU_STRIPE;
+    float *out = j->out + (size_t)r0 * (size_t)j->ld + s.col;
+    j->c->k->gemm(&s, j->m->n_cols, j->x, r0, r1, direct ? out : tile, direct ? (size_t)j->ld : CPU_STRIPE, ahead);
     for (int r = r0; r < r1 && !direct; r++)
-        memcpy(out + (size_t)(r - r0) * (size_t)j->ld, tile + (size_t)(r - r0) * CPU_STRIPE, (size_t)s->n * sizeof *out);
+        memcpy(out + (size_t)(r - r0) * (size_t)j->ld, tile + (size_t)(r - r0) * CPU_STRIPE, (size_t)s.n * sizeof *out);
     if (j->bias != NULL)
-        j->c->k->add(out, (size_t)j->ld, j->bias + s->col, 0, s->n, r1 - r0);
+        j->c->k->add(out, (size_t)j->ld, j->bias + s.col, 0, s.n, r1 - r0);
 }
 
 static void finish_add(const struct matrix_job *j, int stripe, int r0, int r1, float *tile, const uint8_t *ahead)
 {
-    const struct stripe *s = &j->m->stripes[stripe];
-    j->c->k->gemm(s, j->m->n_cols, j->x, r0, r1, tile, CPU_STRIPE, ahead);
+    const struct stripe s = matrix_stripe(j->m, stripe);
+    j->c->k->gemm(&s, j->m->n_cols, j->x, r0, r1, tile, CPU_STRIPE, ahead);
     if (j->bias != NULL)
-        j->c->k->add(tile, CPU_STRIPE, j->bias + s->col, 0, s->n, r1 - r0);
-    j->c->k->add(j->out + (size_t)r0 * (size_t)j->ld + s->col, (size_t)j->ld, tile, CPU_STRIPE, s->n, r1 - r0);
+        j->c->k->add(tile, CPU_STRIPE, j->bias + s.col, 0, s.n, r1 - r0);
+    j->c->k->add(j->out + (size_t)r0 * (size_t)j->ld + s.col, (size_t)j->ld, tile, CPU_STRIPE, s.n, r1 - r0);
 }
 
 /* Pairs `first` to `last` of stripes, which all wait for the last (PAIRS): one pair of any rows, or any pairs of one row,
@@ -226,9 +227,9 @@ static void finish_pairs(const struct matrix_job *j, int first, int last, int r0
     assert(n_rows == 1 || last - first == 1);
     float *ups = tile + CPU_ITEM_ROWS * CPU_STRIPE;
     for (int i = first; i < last; i++) {
-        const struct stripe *gate = &j->m->stripes[2 * i], *up = gate + 1;
-        c->k->gemm(gate, j->m->n_cols, j->x, r0, r1, tile + (i - first) * tile_floats, CPU_STRIPE, up->w);
-        c->k->gemm(up, j->m->n_cols, j->x, r0, r1, ups + (i - first) * tile_floats, CPU_STRIPE, ahead_of(j, 2 * i + 1, last_rows));
+        const struct stripe gate = matrix_stripe(j->m, 2 * i), up = matrix_stripe(j->m, 2 * i + 1);
+        c->k->gemm(&gate, j->m->n_cols, j->x, r0, r1, tile + (i - first) * tile_floats, CPU_STRIPE, up.w);
+        c->k->gemm(&up, j->m->n_cols, j->x, r0, r1, ups + (i - first) * tile_floats, CPU_STRIPE, ahead_of(j, 2 * i + 1, last_rows));
     }
     c->k->activate(j->act, tile, ups, (last - first) * tile_floats);
     if (c->k->quantise(tile, CPU_STRIPE, &c->h, r0, n_rows, first, last - first, j->needs) != 0)
@@ -242,12 +243,12 @@ static void finish_scores(const struct matrix_job *j, int block, int end, int r0
     int first = block * j->group, n = r1 - r0;
     float *most = tile + CPU_ITEM_ROWS * CPU_STRIPE;
     for (int i = first; i < end; i++) {
-        const struct stripe *s = &j->m->stripes[i];
-        float *place = j->out + (size_t)r0 * (size_t)j->ld + s->col, *x = j->far ? tile : place;
+        const struct stripe s = matrix_stripe(j->m, i);
+        float *place = j->out + (size_t)r0 * (size_t)j->ld + s.col, *x = j->far ? tile : place;
         size_t ld = j->far ? CPU_STRIPE : (size_t)j->ld;
-        c->k->gemm(s, j->m->n_cols, j->x, r0, r1, x, ld, ahead_of(j, i, last_rows));
-        for (int r = 0; r < n && s->n < CPU_STRIPE; r++) /* columns beyond the vocabulary count for nothing */
-            for (int col = s->n; col < CPU_STRIPE; col++)
+        c->k->gemm(&s, j->m->n_cols, j->x, r0, r1, x, ld, ahead_of(j, i, last_rows));
+        for (int r = 0; r < n && s.n < CPU_STRIPE; r++) /* columns beyond the vocabulary count for nothing */
+            for (int col = s.n; col < CPU_STRIPE; col++)
                 x[(size_t)r * ld + (size_t)col] = x[(size_t)r * ld];
         if (c->k->max_columns(x, ld, n, most, i == first) != 0)
             set_fault(c);

@@ -693,14 +693,14 @@ static void test_sealed_weights_cannot_be_written(void **state)
     struct spec spec = {"seal", 1, 64, 64, 2, 1, 32, 64, 32, false, false, false, false, 0, ACT_SILU, ALL(TENSOR_Q4_1)};
     struct rig rig;
     rig_open(&rig, &spec, "cpu", 1);
-    assert_false(is_writable(rig.vocab->stripes[0].w));
+    assert_false(is_writable(rig.vocab->parts[0].w));
     assert_false(is_writable(rig.out_norm->values));
     for (int i = 0; i < N_LAYERS; i++) {
         const struct model *m = &rig.layers[i];
         const struct matrix *const matrices[] = {m->qkv, m->o, m->pair, m->down};
         const struct vector *const vectors[] = {m->norm, m->ffn_norm, m->bias, m->q_norm, m->k_norm, m->post};
         for (size_t k = 0; k < sizeof matrices / sizeof *matrices; k++)
-            assert_false(is_writable(matrices[k]->stripes[0].w));
+            assert_false(is_writable(matrices[k]->parts[0].w));
         for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++)
             assert_false(is_writable(vectors[k]->values));
     }
