@@ -20,7 +20,8 @@
  * page is computed, the one that follows is asked for, across jobs, line for line, into the second-level cache. Against asking for lines into the
  * first-level cache 3 KiB before their use that is 1.15 (heads of 64) to 1.2 times as fast (256) at 32 streams of 161 positions. Into the first-level
  * cache instead: 1.0. Both, the second request 1 KiB ahead: the same as one. A quarter of K at a time, in the order of memory, with or without
- * requests: slower. A loop that only reads the pages takes 0.85 of the time.
+ * requests: slower. A last page of few keys asks at its end for what they left out: 1.08 times as fast at 32 streams of Gemma 270M; spread over K's
+ * loop instead, or at its beginning: the same. A loop that only reads the pages takes 0.9 of the time.
  *
  * Tried and no better: 24 queries to a walk (prompts 0.92, K and V are widened more often) or 96 (the same, 0.97 for heads of 256); scores kept in
  * registers from their scaling to their sum (prompts 0.9); sums after all exponentials, or after the values (within 2 %).
@@ -385,8 +386,9 @@ static void walk(struct queries *s, const struct attend_job *j)
         struct chunk page = {.k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, .wide_k = s->wide_k, .wide_v = s->wide_v};
         page.v = page.k + (size_t)j->head_dim * KV_PAGE;
         look_ahead(j, c, last, &page);
+        const int n_keys = last - c * KV_PAGE < KV_PAGE ? last - c * KV_PAGE + 1 : KV_PAGE;
+        const uint16_t *unasked = page.next_v + (size_t)n_keys * (size_t)j->v_stride, *next_v_end = page.next_v_end;
         if (wide) {
-            int n_keys = last - c * KV_PAGE < KV_PAGE ? last - c * KV_PAGE + 1 : KV_PAGE;
             widen(page.k, (size_t)((n_keys + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * (size_t)j->head_dim, s->wide_k);
             widen(page.v, (size_t)n_keys * (size_t)j->v_stride, s->wide_v);
         }
@@ -399,6 +401,8 @@ static void walk(struct queries *s, const struct attend_job *j)
             at += n;
             page.next_k_end = page.next_v_end = NULL; /* once is enough */
         }
+        for (; unasked < next_v_end; unasked += 32) /* this page has fewer keys than the next, and each asked for one */
+            ask_for(unasked, next_v_end, 64);
     }
     if (!parts)
         finish(s, j);
