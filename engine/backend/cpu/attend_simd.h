@@ -17,11 +17,12 @@
  * that all see (together), those that only the later ones see (alone again); per query the order is ascending all the same.
  *
  * Pages of many sequences come from memory, 16 KiB here and 16 KiB there, and each break costs the processor's own read-ahead its stride. So while a
- * page is computed, the one that follows is asked for, across jobs, line for line, into the second-level cache. Against asking for lines into the
- * first-level cache 3 KiB before their use that is 1.15 (heads of 64) to 1.2 times as fast (256) at 32 streams of 161 positions. Into the first-level
- * cache instead: 1.0. Both, the second request 1 KiB ahead: the same as one. A quarter of K at a time, in the order of memory, with or without
- * requests: slower. A last page of few keys asks at its end for what they left out: 1.08 times as fast at 32 streams of Gemma 270M; spread over K's
- * loop instead, or at its beginning: the same. A loop that only reads the pages takes 0.9 of the time.
+ * page is computed, the one that follows is asked for, across jobs, line for line, into the second-level cache; a last page of few keys asks at its
+ * end for the values that they left out. Against asking for lines into the first-level cache 3 KiB before their use that is 1.15 times as fast at 32
+ * streams of 161 positions. Requests of a processor are few at a time, though, and its own read-ahead is not among them. Pages of heads of 256, of 64
+ * KiB, are long enough for it: there K comes by read-ahead while its loop asks for V, and V's loop asks for the first half of the next K. That is 1.06
+ * times as fast (heads of 64: 0.97). Into the first-level cache: 1.0. Both caches, the second request 1 KiB ahead: the same as one. Every other line:
+ * 0.75. A quarter of K at a time, in the order of memory, with or without requests: slower. A loop that only reads the pages takes 0.9 of the time.
  *
  * Tried and no better: 24 queries to a walk (prompts 0.92, K and V are widened more often) or 96 (the same, 0.97 for heads of 256); scores kept in
  * registers from their scaling to their sum (prompts 0.9); sums after all exponentials, or after the values (within 2 %).
@@ -61,11 +62,16 @@ struct tile {
     float *o;                                    /* [n][v_stride] values of the chunk */
 };
 
-/* A chunk's page, as it lies and, where `wide`, in f32; and what will be read after it, most likely, to be asked for. */
+/* What is asked for: [at, end) */
+struct span {
+    const uint16_t *at, *end;
+};
+
+/* A chunk's page, as it lies and, where `wide`, in f32; and what is asked for while K, and while V, is walked over. */
 struct chunk {
     const uint16_t *k, *v;
     const float *wide_k, *wide_v;
-    const uint16_t *next_k, *next_k_end, *next_v, *next_v_end;
+    struct span by_k, by_v;
 };
 
 /* Into the second-level cache, unless it begins at or beyond `end`. */
@@ -84,14 +90,14 @@ ALWAYS_INLINE void dot_groups(const int n, const int n_groups, const bool wide, 
     const size_t group_elems = (size_t)head_dim * CPU_KEYS;
     const uint16_t *line = c->k + (size_t)group * group_elems;
     const float *wide_line = wide ? c->wide_k + (size_t)group * group_elems : NULL;
-    const uint16_t *ask = c->next_k + (size_t)group * group_elems;
+    const uint16_t *ask = c->by_k.at + (size_t)group * group_elems;
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++)
             acc[i][g] = vf_set1(0.0f);
     for (int d = 0; d < head_dim; d++) {
         vf a[VF_QUERIES];
         if (!wide)
-            ask_for(ask, c->next_k_end, ASK_BYTES);
+            ask_for(ask, c->by_k.end, ASK_BYTES);
         UNROLL for (int i = 0; i < n; i++)
             a[i] = vf_set1(s->q[t->at + i][d]);
         UNROLL for (int g = 0; g < n_groups * GROUP_VECTORS; g++) {
@@ -165,7 +171,7 @@ ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, con
     vf acc[VF_QUERIES][VF_LINES];
     float *o = t->o + (size_t)i0 * (size_t)v_stride + d;
     const size_t at = (size_t)lo * (size_t)v_stride + (size_t)d;
-    const uint16_t *line = c->v + at, *ask = c->next_v + at;
+    const uint16_t *line = c->v + at, *ask = c->by_v.at + at;
     const float *wide_line = wide ? c->wide_v + at : NULL, *p = s->p + KV_PAGE * i0 + lo, *end = p + (hi - lo);
     UNROLL for (int i = 0; i < n; i++)
         UNROLL for (int g = 0; g < lines; g++)
@@ -173,7 +179,7 @@ ALWAYS_INLINE void add_values(const int n, const int lines, const bool wide, con
     for (; p <= end; p++) {
         vf x[VF_LINES];
         if (!wide)
-            ask_for(ask, c->next_v_end, 2 * VF_LANES * (size_t)lines);
+            ask_for(ask, c->by_v.end, 2 * VF_LANES * (size_t)lines);
         UNROLL for (int g = 0; g < lines; g++)
             x[g] = wide ? vf_load(wide_line + VF_LANES * g) : vf_load_f16(line + VF_LANES * g);
         UNROLL for (int i = 0; i < n; i++) {
@@ -345,16 +351,23 @@ static void widen(const uint16_t *x, size_t n, float *out)
         vf_store(out + i, vf_load_f16(x + i));
 }
 
-/* What is read after chunk c: the next chunk, or the next job's first. */
-static void look_ahead(const struct attend_job *j, int c, int last, struct chunk *page)
+/* What is asked for during chunk c, of n_keys keys: see the top. The next page is the next chunk's, or the next job's first. */
+static void look_ahead(const struct attend_job *j, int c, int last, int n_keys, struct chunk *page)
 {
+    const size_t head_dim = (size_t)j->head_dim, v_stride = (size_t)j->v_stride;
     bool inside = c < last / KV_PAGE;
-    int n_keys = inside ? last - (c + 1) * KV_PAGE + 1 : j->n_next;
-    n_keys = n_keys < KV_PAGE ? n_keys : KV_PAGE;
-    page->next_k = inside ? j->layer_kv + (size_t)j->pages[c + 1] * j->page_elems : j->n_next > 0 ? j->next : page->k;
-    page->next_v = page->next_k + (size_t)j->head_dim * KV_PAGE;
-    page->next_k_end = page->next_k + (size_t)((n_keys + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * (size_t)j->head_dim;
-    page->next_v_end = page->next_v + (size_t)n_keys * (size_t)j->v_stride;
+    int n = inside ? last - (c + 1) * KV_PAGE + 1 : j->n_next;
+    n = n < KV_PAGE ? n : KV_PAGE;
+    const uint16_t *next = inside ? j->layer_kv + (size_t)j->pages[c + 1] * j->page_elems : n > 0 ? j->next : page->k;
+    struct span k = {next, next + (size_t)((n + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * head_dim};
+    struct span v = {next + head_dim * KV_PAGE, next + head_dim * KV_PAGE + (size_t)n * v_stride};
+    if (j->head_dim > WIDE_DIM) {
+        page->by_k = (struct span){page->v, page->v + (size_t)n_keys * v_stride};
+        page->by_v = (struct span){k.at, k.at + (k.end - k.at) / 2};
+    } else {
+        page->by_k = k;
+        page->by_v = v;
+    }
 }
 
 /* The running results are complete. */
@@ -385,9 +398,9 @@ static void walk(struct queries *s, const struct attend_job *j)
     for (int c = parts ? j->chunk_first : first / KV_PAGE; c <= c_last; c++) {
         struct chunk page = {.k = j->layer_kv + (size_t)j->pages[c] * j->page_elems, .wide_k = s->wide_k, .wide_v = s->wide_v};
         page.v = page.k + (size_t)j->head_dim * KV_PAGE;
-        look_ahead(j, c, last, &page);
         const int n_keys = last - c * KV_PAGE < KV_PAGE ? last - c * KV_PAGE + 1 : KV_PAGE;
-        const uint16_t *unasked = page.next_v + (size_t)n_keys * (size_t)j->v_stride, *next_v_end = page.next_v_end;
+        look_ahead(j, c, last, n_keys, &page);
+        const struct span rest = {page.by_v.at + (size_t)n_keys * (size_t)j->v_stride, page.by_v.end};
         if (wide) {
             widen(page.k, (size_t)((n_keys + CPU_KEYS - 1) / CPU_KEYS * CPU_KEYS) * (size_t)j->head_dim, s->wide_k);
             widen(page.v, (size_t)n_keys * (size_t)j->v_stride, s->wide_v);
@@ -399,10 +412,10 @@ static void walk(struct queries *s, const struct attend_job *j)
             else
                 pass_narrow(n, s, j, at, c, &page);
             at += n;
-            page.next_k_end = page.next_v_end = NULL; /* once is enough */
+            page.by_k.end = page.by_v.end = NULL; /* once is enough */
         }
-        for (; unasked < next_v_end; unasked += 32) /* this page has fewer keys than the next, and each asked for one */
-            ask_for(unasked, next_v_end, 64);
+        for (const uint16_t *p = rest.at; p < rest.end; p += 32) /* this page has fewer keys than the next, and each asked for one */
+            ask_for(p, rest.end, 64);
     }
     if (!parts)
         finish(s, j);
