@@ -19,8 +19,8 @@
  * Pages of many sequences come from memory, 16 KiB here and 16 KiB there, and each break costs the processor's own read-ahead its stride. So while a
  * page is computed, the one that follows is asked for, across jobs, line for line, into the second-level cache; a last page of few keys asks at its
  * end for the values that they left out. Against asking for lines into the first-level cache 3 KiB before their use that is 1.15 times as fast at 32
- * streams of 161 positions. Requests of a processor are few at a time, though, and its own read-ahead is not among them. Pages of heads of 256, of 64
- * KiB, are long enough for it: there K comes by read-ahead while its loop asks for V, and V's loop asks for the first half of the next K. That is 1.06
+ * streams of 161 positions. Requests of a processor are few at a time, though, and its own read-ahead is not among them. Pages of heads of 256
+ * (64 KiB) are long enough for it: there K comes by read-ahead while its loop asks for V, and V's loop asks for the first half of the next K, 1.06
  * times as fast (heads of 64: 0.97). Into the first-level cache: 1.0. Both caches, the second request 1 KiB ahead: the same as one. Every other line:
  * 0.75. A quarter of K at a time, in the order of memory, with or without requests: slower. A loop that only reads the pages takes 0.9 of the time.
  *
