@@ -45,6 +45,8 @@ BENCH      := $(patsubst %.c,$(BUILD)/%,$(filter-out $(BENCH_LIB),$(wildcard ben
 
 all: $(BUILD)/nextd
 
+include cuda.mk
+
 # Kernels: one file per instruction set with its own flags, chosen at run time.
 $(BUILD)/engine/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/engine/%_avxvnni.o $(BUILD)/tests/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
@@ -64,6 +66,7 @@ $(BUILD)/libnextd.a: $(ENGINE_OBJ) $(SERVER_OBJ)
 
 $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(CUDA_NOTE)
 
 # What the tests of the whole engine share.
 $(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)
@@ -141,6 +144,7 @@ help:
 	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined KERNEL_SAN=-fno-sanitize=all'
 	@echo 'make bench-tools  the programs that scripts/bench measures with'
 	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
+	@echo 'make cuda-objects the CUDA kernels for all architectures that nvcc knows; cuda-ptx: as PTX'
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'
 	@echo 'make clean'
 

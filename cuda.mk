@@ -1,0 +1,52 @@
+# cuda.mk: the CUDA compiler, and what it makes of engine/backend/cuda/*.cu. Included by the Makefile; without nvcc all of it stays empty.
+#
+# nvcc is taken from CUDA_HOME, PATH, or where scripts/get-cuda put it. A toolkit keeps its libraries in lib64, lib or targets/<arch>/lib, by how it
+# was packed; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself.
+
+# A cross build has no use for this machine's toolkit.
+ifeq ($(ARCH) $(origin NVCC),$(shell uname -m) undefined)
+NVCC := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc 2> /dev/null) \
+          $(wildcard $(or $(NEXTD_CACHE),$(HOME)/.cache/nextd)/cuda/bin/nvcc models/cache/cuda/bin/nvcc))
+endif
+
+CUDA_SRC := $(wildcard engine/backend/cuda/*.cu)
+ifneq ($(NVCC),)
+CUDA_TOP   := $(realpath $(shell $(NVCC) --dryrun none.cu 2>&1 | sed -n 's/^\#$$ TOP=//p'))
+CUDA_LIB   := $(patsubst %/,%,$(dir $(firstword $(wildcard $(foreach d,lib64 lib targets/$(ARCH)-linux/lib,$(CUDA_TOP)/$(d)/libcudart_static.a)))))
+CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 90 100 120)
+# What a program that holds kernels is compiled and linked with. The runtime is static: the program starts where there is no driver.
+CUDA_CPPFLAGS := -isystem $(CUDA_TOP)/include
+CUDA_LIBS     := -L$(CUDA_LIB) -lcudart_static -ldl -lrt -lpthread -lstdc++
+CUDA_OBJ      := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
+CUDA_PTX      := $(foreach a,$(CUDA_ARCHS),$(CUDA_SRC:%.cu=$(BUILD)/%.sm_$(a).ptx))
+CUDA_NOTE     :=
+else
+CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME or PATH, and scripts/get-cuda was not run: nextd is built for the CPU alone'
+endif
+
+# The order of operations is the source's: no contraction, denormals kept, division and square root rounded exactly. The defaults are written out
+# because the bits depend on them.
+NVCC_NUMERICS := -fmad=false --ftz=false -prec-div=true -prec-sqrt=true
+NVCC_FLAGS    := -O3 $(NVCC_NUMERICS) -std=c++17 -I. -Xcompiler -fPIE,-Wall,-Wextra,-ffp-contract=off,-fvisibility=hidden
+NVCC_CODE     := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+
+# ptxas reports registers and spills of every kernel and architecture; the report is kept, and shown when something was spilled.
+$(BUILD)/engine/backend/cuda/%.o: engine/backend/cuda/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) $(NVCC_CODE) -Xptxas -v -MMD -MP -MF $(@:.o=.d) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+	@grep -v -E "^ptxas info|^ +[0-9]+ bytes stack frame|^$$" $(@:.o=.ptxas) >&2 || true
+	@! grep -B 1 -E '[1-9][0-9]* bytes spill' $(@:.o=.ptxas) >&2 || { echo '$<: registers are spilled' >&2; rm -f $@; exit 1; }
+
+# One rule per architecture: a pattern has one stem.
+define ptx_rule
+$$(BUILD)/%.sm_$(1).ptx: %.cu
+	@mkdir -p $$(@D)
+	$$(NVCC) $$(NVCC_FLAGS) -gencode arch=compute_$(1),code=compute_$(1) -ptx -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@
+endef
+$(foreach a,$(CUDA_ARCHS),$(eval $(call ptx_rule,$(a))))
+
+need-nvcc:
+	@[ -n '$(NVCC)' ] || { echo 'this needs nvcc: scripts/get-cuda installs one' >&2; exit 1; }
+cuda-objects: need-nvcc $(CUDA_OBJ)
+cuda-ptx: need-nvcc $(CUDA_PTX)
+.PHONY: need-nvcc cuda-objects cuda-ptx
