@@ -1,0 +1,200 @@
+/* kernels.h: what the host code (C) and the kernels (.cu) of the CUDA backend share: the layouts in device memory and the launchers.
+ *
+ * A launcher checks its arguments by assert, enqueues one or a few kernels on a stream and returns what CUDA says of the launch. It takes structs
+ * by pointer and passes them to its kernels by value, so that they need not outlive the call. Nothing here waits.
+ *
+ * Numbers of a launch that change from step to step are arguments; what a step reads beyond them (tokens, positions, page tables, work lists) lies
+ * in device memory, at places that never move.
+ *
+ * `fault` is one int in device memory, 0 until a kernel finds a value that is not finite and sets it.
+ *
+ * A plain C header: quant.h is C only, and kernels never include it; cuda.c asserts that the numbers here are its numbers. */
+#ifndef NEXTD_CUDA_KERNELS_H
+#define NEXTD_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DEVICE_BLOCK 32     /* values of a block: QUANT_BLOCK */
+#define DEVICE_SLOTS 8      /* QUANT_SLOTS */
+#define DEVICE_PAGE 64      /* positions of a KV page and of an attention chunk: KV_PAGE */
+#define DEVICE_SCORES 256   /* logits whose maximum is kept: SCORES_BLOCK */
+#define DEVICE_PARTS 3      /* tensors of a matrix, at most */
+#define DEVICE_PLANES 4     /* planes of a repacked tensor, at most */
+#define ATTEND_ROWS 16      /* rows of a group that walks its pages together, at most */
+
+/* enum tensor_type. */
+enum device_type {
+    DEVICE_F32 = 0,
+    DEVICE_F16 = 1,
+    DEVICE_Q4_0 = 2,
+    DEVICE_Q4_1 = 3,
+    DEVICE_Q5_0 = 6,
+    DEVICE_Q5_1 = 7,
+    DEVICE_Q8_0 = 8,
+    DEVICE_Q2_K = 10,
+    DEVICE_Q3_K = 11,
+    DEVICE_Q4_K = 12,
+    DEVICE_Q5_K = 13,
+    DEVICE_Q6_K = 14,
+    DEVICE_BF16 = 30
+};
+
+/* enum activation. */
+enum device_act { DEVICE_SILU, DEVICE_GELU_TANH };
+
+/* Parts of an operand that somebody reads: q, d and sums; f. */
+enum { OPERAND_Q = 1, OPERAND_F = 2 };
+
+/* What a matrix is multiplied with: rows of activations cut into blocks of 32, the last one filled up with zeros. */
+struct device_operand {
+    int8_t *q;     /* [n_rows][n_blocks][32] */
+    float *d;      /* [n_rows][n_blocks] */
+    int16_t *sums; /* [n_rows][n_blocks][2] of q[0..15] and q[16..31] */
+    float *f;      /* [n_rows][n_blocks][32] the values themselves, for float weights */
+    int n_cols, n_blocks;
+};
+
+/* A tensor of a matrix, as repack.h lays it out. */
+struct device_part {
+    int type;      /* enum device_type */
+    int n_rows;
+    int first_out; /* its first output in the matrix's result */
+    const uint8_t *w;
+    size_t plane[DEVICE_PLANES]; /* bytes from w; repack.h tells which is which */
+};
+
+struct device_matrix {
+    int n_parts;
+    bool pair; /* parts 0 and 1 are gate and up, of the same shape */
+    int n_rows, n_cols, n_blocks; /* n_rows: outputs; of a pair, those of one part */
+    struct device_part parts[DEVICE_PARTS];
+};
+
+/* The arrays of a step, in device memory. See batch.h for the first six. */
+struct device_batch {
+    int n_rows, n_seqs;
+    int max_pages;         /* from one page table to the next */
+    const int32_t *token, *pos, *seq; /* [n_rows] */
+    const int32_t *pages;  /* [n_seqs][max_pages] */
+    const int32_t *out;    /* [n_out] */
+    /* Who attends how; the bits are the same. A row is in one list. */
+    int n_walks;
+    const int32_t *walks;  /* [n_walks][2] first row and number of rows, <= ATTEND_ROWS, of a group of consecutive positions of a sequence, which
+                            * walks its pages together */
+    int n_splits;
+    const int32_t *splits; /* [n_splits] rows whose chunks are computed apart, into partials, and merged */
+    int max_chunks;        /* most chunks of a row of `splits`, without a window: its position / 64 + 1 */
+};
+
+/* The KV pages: for (page, layer, kv head), head_elems f16 at base + ((page * n_layers + layer) * n_kv + head) * head_elems:
+ *   K [head_pad / 8][64][8]   position t, dimension d at ((d / 8) * 64 + t) * 8 + d % 8
+ *   V [64][head_pad]
+ * head_pad is head_dim rounded up to 8; nobody reads dimensions from head_dim on. */
+struct device_kv {
+    uint16_t *base;
+    int n_layers, n_kv, head_dim, head_pad;
+    size_t head_elems; /* 2 * 64 * head_pad */
+};
+
+/* ---- matrix.cu ---- */
+
+enum epilogue {
+    EPILOGUE_STORE, /* out = m . x (+ bias) */
+    EPILOGUE_ADD,   /* out = out + (m . x (+ bias)) */
+    EPILOGUE_PAIR   /* to = operand(act(gate . x) * (up . x)) */
+};
+
+struct device_product {
+    struct device_matrix m;
+    struct device_operand x;
+    int n_rows; /* of x */
+    int epilogue;
+    float *out;        /* [n_rows][ld]; STORE, ADD */
+    int ld;            /* a multiple of 32, >= m.n_rows */
+    const float *bias; /* [m.n_rows] or NULL; STORE, ADD */
+    int act;           /* PAIR, as the rest */
+    struct device_operand to;
+    int needs;         /* OPERAND_... of `to` */
+    int *fault;        /* PAIR: a value is not finite */
+};
+
+cudaError_t launch_product(const struct device_product *p, cudaStream_t stream);
+
+/* ---- rows.cu ---- */
+
+/* x[r] = row token[r] of m (one part), times scale unless that is 1; 0 <= r < n_rows. */
+cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, float scale, float *x, int ld, cudaStream_t stream);
+
+/* to[r] = operand(rmsnorm(x[rows[r]]) * w), 0 <= r < n_rows; rows NULL: all in order. A value that is not finite sets *fault. */
+cudaError_t launch_norm(const float *x, int ld, const int32_t *rows, int n_rows, const float *w, float eps, const struct device_operand *to,
+                        int needs, int *fault, cudaStream_t stream);
+
+/* x[r] += rmsnorm(t[r]) * w, n values. */
+cudaError_t launch_post(const float *t, int ldt, int n_rows, const float *w, int n, float eps, float *x, int ldx, cudaStream_t stream);
+
+/* cs[r][i] = cosine and sine of pos[r] * freq[i], f64 until the end; cs [n_rows][n][2]. */
+cudaError_t launch_angles(const double *freq, int n, const int32_t *pos, int n_rows, float *cs, cudaStream_t stream);
+
+/* to[r] = operand(x[r]). */
+cudaError_t launch_quantise(const float *x, int ld, int n_rows, const struct device_operand *to, int needs, int *fault, cudaStream_t stream);
+
+/* ---- attend.cu ---- */
+
+/* Rows of qkv: n_head heads of q, n_kv of k, n_kv of v. Norms q and k per head (q_norm and k_norm both given or both NULL), rotates them in place,
+ * writes k and v to their page of `layer`. */
+struct device_rope {
+    struct device_batch batch;
+    struct device_kv kv;
+    int layer, n_head;
+    float *qkv;
+    int ld;
+    const float *cs;    /* [n_rows][rope_dims / 2][2] */
+    int rope_dims;
+    bool neox;
+    const float *q_norm, *k_norm; /* [head_dim] */
+    float eps;
+};
+
+cudaError_t launch_rope_store(const struct device_rope *p, cudaStream_t stream);
+
+/* Floats of one partial: values at 0 .. head_dim - 1, maximum at head_pad, sum at head_pad + 1. */
+#define ATTEND_PARTIAL(head_pad) ((size_t)(head_pad) + 8)
+
+/* o[r] = attention of row r (lanes.h of the CPU backend tells the formula), to = operand(o). */
+struct device_attend {
+    struct device_batch batch;
+    struct device_kv kv;
+    int layer, n_head, window; /* window: 0: all */
+    float scale;
+    const float *qkv;
+    int ld;
+    float *partials;  /* [n_splits][n_head][max_chunks][ATTEND_PARTIAL]; chunk c of a row at c - its first visible one */
+    float *o;         /* [n_rows][ldo] */
+    int ldo;
+    struct device_operand to;
+    int needs;
+    int *fault;
+};
+
+cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream);
+
+/* Copies the first n_pos positions of page src to page dst, in every layer. */
+cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream);
+
+/* ---- scores.cu ---- */
+
+/* most[r][b] = the maximum of scores[r][256 b ..]. A score that is not finite sets *fault. */
+cudaError_t launch_block_max(const float *scores, size_t ld, int n_rows, int n_vocab, float *most, int *fault, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
