@@ -35,8 +35,8 @@ TEST_SRC   := $(shell find tests/engine tests/server -name 'test_*.c' 2>/dev/nul
 TESTS      := $(TEST_SRC:%.c=$(BUILD)/%)
 # Whole models under a sanitizer take too long to be of use; the toy model goes the same ways.
 MODEL_TESTS := test_invariance_ test_fidelity
-TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/cpu/test_*.c tests/server/test_*.c tests/server/chat/test_*.c),\
-                $(if $(strip $(foreach m,$(MODEL_TESTS),$(findstring $m,$t))),,$t))
+TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/test_*.c tests/engine/backend/cpu/test_*.c tests/server/test_*.c \
+                tests/server/chat/test_*.c),$(if $(strip $(foreach m,$(MODEL_TESTS),$(findstring $m,$t))),,$t))
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
 # A program each, but for what they share.
@@ -52,7 +52,7 @@ $(BUILD)/engine/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/engine/%_avxvnni.o $(BUILD)/tests/engine/%_avxvnni.o: ISA := -mavx2 -mfma -mf16c -mavxvnni
 $(BUILD)/engine/%_avx512.o $(BUILD)/tests/engine/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 $(BUILD)/engine/%_neon.o:   ISA := -march=armv8.2-a+dotprod
-$(BUILD)/engine/backend/cpu/%.o $(BUILD)/engine/numerics/%.o $(BUILD)/engine/sample/%.o: OPT := -O3 -g
+$(BUILD)/engine/backend/%.o $(BUILD)/engine/numerics/%.o $(BUILD)/engine/sample/%.o: OPT := -O3 -g
 # The unrolled kernels take clang minutes to instrument, and no fuzzer reaches them: the fuzz build says KERNEL_SAN=-fno-sanitize=all.
 $(BUILD)/engine/backend/cpu/%.o: KERNEL := $(KERNEL_SAN)
 
@@ -113,7 +113,7 @@ tsan:
 CROSS_SRC   := $(filter engine/numerics/% engine/backend/% engine/model/% engine/err.c,$(ENGINE_SRC))
 CROSS_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(filter-out engine/model/sha256.c,$(CROSS_SRC)) tests/cross/sha256.c)
 CROSS_TESTS := $(addprefix $(BUILD)/cross/,numerics/test_numerics numerics/test_rows backend/cpu/test_cpu backend/cpu/test_lanes \
-                 backend/cpu/test_pack backend/cpu/test_pool model/test_invariance)
+                 backend/cpu/test_pack backend/test_pool model/test_invariance)
 neon-tests: CPPFLAGS += -Itests/cross -DDEVICE_THAT_MUST_RUN='"cpu:neon"'
 neon-tests: $(CROSS_TESTS)
 $(BUILD)/cross/%: $(BUILD)/tests/engine/%.o $(CROSS_OBJ)

@@ -22,7 +22,7 @@
 #include <immintrin.h>
 #endif
 
-#include "engine/backend/cpu/pool.h"
+#include "engine/backend/pool.h"
 
 #define SAMPLES 40                           /* many and short: one of them runs undisturbed */
 #define SAMPLE_READ_BYTES ((size_t)32 << 20) /* of one sample: small sets are read again and again */

@@ -1,4 +1,4 @@
-/* pool.c: what the worker pool costs and what it keeps when the machine is busy; see engine/backend/cpu/pool.c.
+/* pool.c: what the worker pool costs and what it keeps when the machine is busy; see engine/backend/pool.c.
  *
  *     build/bench/pool [threads [neighbours [milliseconds]]]
  *
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/backend/cpu/pool.h"
+#include "engine/backend/pool.h"
 
 #define MAX_NEIGHBOURS 64
 

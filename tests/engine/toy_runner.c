@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/backend/cpu/pool.h"
+#include "engine/backend/pool.h"
 
 #define N_BLOCKS ((TOY_VOCAB + SCORES_BLOCK - 1) / SCORES_BLOCK)
 #define CHAIN_SEED 0x243f6a8885a308d3u

@@ -1,7 +1,7 @@
 /* cpu.h: what the files of the CPU backend share: the layouts of weights, operands and KV pages, and the table of kernels.
  *
  * cpu.c       life: open, matrices, seal            cpu_step.c   the operations of a step, split over threads
- * pack.[ch]   weights to tiles and back             pool.[ch]    worker threads
+ * pack.[ch]   weights to tiles and back             ../pool.[ch] worker threads
  * kernels_generic.c, kernels_avx2.c, kernels_avx512.c, kernels_neon.c            the kernel tables
  * lanes.h     loops that every instruction set compiles for itself
  * simd_<isa>.h    vectors under common names, for   simd_rows.h, attend_simd.h, gemm_simd.h    the loops written in those names */
@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 
 #include "engine/backend/backend.h"
-#include "engine/backend/cpu/pool.h"
+#include "engine/backend/pool.h"
 
 #define CPU_STRIPE 32     /* outputs of a matrix computed together */
 #define CPU_ITEM_ROWS 128 /* rows of a step that one work item takes: for so many a stripe is unpacked once */

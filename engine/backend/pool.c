@@ -22,7 +22,7 @@
  * -20 to -40 % beside two: since Linux 6.18 a yield forfeits its turn), shorter time slices (nothing), ranges a quarter as long (nothing).
  *
  * Denormals matter to the bits, so every thread starts from the default floating-point environment. */
-#include "engine/backend/cpu/pool.h"
+#include "engine/backend/pool.h"
 
 #include <assert.h>
 #include <fenv.h>

@@ -1,6 +1,6 @@
-/* pool.h: the worker threads of the CPU backend; one loop over items at a time, shared by all of them. */
-#ifndef NEXTD_CPU_POOL_H
-#define NEXTD_CPU_POOL_H
+/* pool.h: the worker threads of a backend; one loop over items at a time, shared by all of them. */
+#ifndef NEXTD_POOL_H
+#define NEXTD_POOL_H
 
 #include "engine/err.h"
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/backend/cpu/pool.h"
+#include "engine/backend/pool.h"
 
 #define MAX_ITEMS 1000
 #define MAX_THREADS 5
