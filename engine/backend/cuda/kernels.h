@@ -26,25 +26,7 @@ extern "C" {
 #define DEVICE_PAGE 64      /* positions of a KV page and of an attention chunk: KV_PAGE */
 #define DEVICE_SCORES 256   /* logits whose maximum is kept: SCORES_BLOCK */
 #define DEVICE_PARTS 3      /* tensors of a matrix, at most */
-#define DEVICE_PLANES 4     /* planes of a repacked tensor, at most */
 #define ATTEND_ROWS 16      /* rows of a group that walks its pages together, at most */
-
-/* enum tensor_type. */
-enum device_type {
-    DEVICE_F32 = 0,
-    DEVICE_F16 = 1,
-    DEVICE_Q4_0 = 2,
-    DEVICE_Q4_1 = 3,
-    DEVICE_Q5_0 = 6,
-    DEVICE_Q5_1 = 7,
-    DEVICE_Q8_0 = 8,
-    DEVICE_Q2_K = 10,
-    DEVICE_Q3_K = 11,
-    DEVICE_Q4_K = 12,
-    DEVICE_Q5_K = 13,
-    DEVICE_Q6_K = 14,
-    DEVICE_BF16 = 30
-};
 
 /* enum activation. */
 enum device_act { DEVICE_SILU, DEVICE_GELU_TANH };
@@ -61,13 +43,12 @@ struct device_operand {
     int n_cols, n_blocks;
 };
 
-/* A tensor of a matrix, as repack.h lays it out. */
+/* A tensor of a matrix: whole stripes of 32 rows, as layout.h lays them out. */
 struct device_part {
-    int type;      /* enum device_type */
+    int type;      /* enum tensor_type */
     int n_rows;
-    int first_out; /* its first output in the matrix's result */
+    int first_out; /* its first output in the matrix's result; 0 for both of a pair */
     const uint8_t *w;
-    size_t plane[DEVICE_PLANES]; /* bytes from w; repack.h tells which is which */
 };
 
 struct device_matrix {
