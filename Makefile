@@ -26,7 +26,7 @@ LDFLAGS  += -pie -Wl,-z,relro,-z,now -pthread $(SAN)
 LDLIBS   += $(PKG_LIBS) -lunistring -lm
 
 ENGINE_SRC := $(filter-out $(FOREIGN),$(wildcard engine/*.c engine/numerics/*.c engine/text/*.c engine/sched/*.c engine/model/*.c \
-                engine/sample/*.c engine/backend/*.c engine/backend/cpu/*.c))
+                engine/sample/*.c engine/backend/*.c engine/backend/cpu/*.c engine/backend/cuda/repack.c))
 SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c server/chat/*.c))
 ENGINE_OBJ := $(ENGINE_SRC:%.c=$(BUILD)/%.o)
 SERVER_OBJ := $(SERVER_SRC:%.c=$(BUILD)/%.o)

@@ -87,9 +87,10 @@ struct device_kv {
 /* ---- matrix.cu ---- */
 
 enum epilogue {
-    EPILOGUE_STORE, /* out = m . x (+ bias) */
-    EPILOGUE_ADD,   /* out = out + (m . x (+ bias)) */
-    EPILOGUE_PAIR   /* to = operand(act(gate . x) * (up . x)) */
+    EPILOGUE_STORE,  /* out = m . x (+ bias) */
+    EPILOGUE_ADD,    /* out = out + (m . x (+ bias)) */
+    EPILOGUE_SCORES, /* out = m . x, most[r][b] = the maximum of out[r][256 b ..]; m has one part */
+    EPILOGUE_PAIR    /* to = operand(act(gate . x) * (up . x)) */
 };
 
 struct device_product {
@@ -97,13 +98,14 @@ struct device_product {
     struct device_operand x;
     int n_rows; /* of x */
     int epilogue;
-    float *out;        /* [n_rows][ld]; STORE, ADD */
-    int ld;            /* a multiple of 32, >= m.n_rows */
+    float *out;        /* [n_rows][ld]; all but PAIR */
+    int ld;            /* >= m.n_rows */
     const float *bias; /* [m.n_rows] or NULL; STORE, ADD */
-    int act;           /* PAIR, as the rest */
-    struct device_operand to;
+    float *most;       /* SCORES: [n_rows][ceil(m.n_rows / 256)] */
+    int act;           /* PAIR, as the next two */
+    struct device_operand to; /* to.n_cols == m.n_rows */
     int needs;         /* OPERAND_... of `to` */
-    int *fault;        /* PAIR: a value is not finite */
+    int *fault;        /* PAIR, SCORES: a value is not finite */
 };
 
 cudaError_t launch_product(const struct device_product *p, cudaStream_t stream);
@@ -168,11 +170,6 @@ cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream);
 
 /* Copies the first n_pos positions of page src to page dst, in every layer. */
 cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream);
-
-/* ---- scores.cu ---- */
-
-/* most[r][b] = the maximum of scores[r][256 b ..]. A score that is not finite sets *fault. */
-cudaError_t launch_block_max(const float *scores, size_t ld, int n_rows, int n_vocab, float *most, int *fault, cudaStream_t stream);
 
 #ifdef __cplusplus
 }
