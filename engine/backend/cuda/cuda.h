@@ -1,0 +1,122 @@
+/* cuda.h: what the host files of the CUDA backend share: matrices and buffers, and how errors are kept.
+ *
+ * cuda.c        life: the device, its memory, weights         cuda_step.c   the operations of a step, each one or two launches
+ * repack.[ch]   weights to stripes of layout.h                kernels.h     the launchers of the .cu files, and what they read
+ *
+ * Everything goes to one stream, so what is enqueued later sees what was enqueued before; the host waits in sync(), in seal() and where a pinned
+ * buffer is about to be written again. An error of CUDA is kept, the first one, as a sentence; from then on nothing is enqueued and sync() reports
+ * it. */
+#ifndef NEXTD_CUDA_H
+#define NEXTD_CUDA_H
+
+#include <cuda_runtime_api.h>
+
+#include "engine/backend/backend.h"
+#include "engine/backend/cuda/kernels.h"
+#include "engine/backend/pool.h"
+
+struct matrix {
+    struct device_matrix d;
+    size_t at[DEVICE_PARTS]; /* of its parts, in the arena */
+    int needs;               /* OPERAND_... of its parts together */
+    struct matrix *next;     /* the backend's list, for close */
+};
+
+struct vector {
+    int n;
+    float *values; /* in the arena */
+    size_t at;
+    struct vector *next;
+};
+
+/* A pinned buffer that the device reads: it may be written again when `read` has come to pass. */
+struct staging {
+    uint8_t *bytes;
+    cudaEvent_t read;
+    bool pending;
+};
+
+/* Rows of f32 in device memory; ld is a multiple of 32. */
+struct device_rows {
+    float *p;
+    int ld;
+};
+
+struct cuda {
+    struct backend base;
+    char name[24]; /* base.device */
+    int device;
+    struct backend_shape shape;
+    struct pool *pool;
+    cudaStream_t stream;
+
+    bool lost; /* `why` says how; nothing is enqueued any more */
+    struct err why;
+
+    struct matrix *matrices;
+    struct vector *vectors;
+    size_t weight_bytes, stripe_bytes; /* of all; of the largest stripe of any tensor */
+    uint8_t *arena;
+    struct staging fills[2]; /* from reserve to seal */
+    size_t fill_bytes;
+    int fill;                /* which is next */
+
+    /* The buffers of a step, carved from `work`. */
+    uint8_t *work;
+    struct device_rows x, qkv, o, t; /* t: what a post norm waits for */
+    struct device_operand a, oo, h, v; /* A, O, H and the wanted rows */
+    float *scores, *block_max;
+    size_t scores_ld;
+    int n_score_blocks;
+    float *partials;                 /* [n_pages][n_head] of attention */
+    float *cs[ROPE_TABLES];          /* [max_rows][rope_dims / 2][2] */
+    int *fault;
+    uint8_t *inputs;                 /* of a step; see cuda_step.c */
+    size_t input_bytes, freq_at, pages_at;
+
+    uint16_t *kv_pages;
+    struct device_kv kv;
+
+    struct staging steps[2]; /* inputs on their way */
+    int step;
+    struct { /* what sync copies back, pinned */
+        float *scores, *block_max;
+        int *fault;
+    } host;
+
+    struct device_batch batch; /* of the step */
+    int n_out, n_tables;
+    int first_score, n_scores;
+};
+
+static inline struct cuda *cuda_of(struct backend *be)
+{
+    return (struct cuda *)be;
+}
+
+/* Makes the backend's device the thread's. False where the backend is lost: then nothing is to be done. */
+bool cuda_enter(struct cuda *c);
+/* Keeps an error. `doing` completes "... while <doing>". True where there is none. */
+bool cuda_check(struct cuda *c, cudaError_t rc, const char *doing);
+/* Waits until the device has read the buffer. */
+bool cuda_acquire(struct cuda *c, struct staging *s);
+/* Says that all copies from the buffer are enqueued. */
+void cuda_release(struct cuda *c, struct staging *s);
+
+/* cuda_step.c */
+void cuda_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables);
+void cuda_embed(struct backend *be, const struct matrix *m, float scale);
+void cuda_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer);
+void cuda_qkv(struct backend *be, const struct matrix *m, const struct vector *bias);
+void cuda_rope_store(struct backend *be, int layer, int table, const struct vector *q_norm, const struct vector *k_norm, float eps);
+void cuda_attend(struct backend *be, const struct attend_params *p, const struct matrix *consumer);
+void cuda_project_o(struct backend *be, const struct matrix *m, const struct vector *bias, const struct vector *post, float eps);
+void cuda_gate_up(struct backend *be, const struct matrix *m, enum activation act, const struct matrix *consumer);
+void cuda_project_h(struct backend *be, const struct matrix *m, const struct vector *post, float eps);
+void cuda_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n);
+int cuda_sync(struct backend *be, struct scores *scores_out, struct err *err);
+void cuda_copy_page(struct backend *be, int dst, int src, int n_pos);
+
+extern const struct backend_ops backend_cuda;
+
+#endif
