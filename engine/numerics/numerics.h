@@ -21,28 +21,35 @@
 
 #define NUMERICS_VERSION 2
 
-static inline float num_f32_from_bits(uint32_t u)
+/* In a kernel these are functions of the device too. */
+#ifdef __CUDACC__
+#define NUM_FUNCTION static inline __host__ __device__
+#else
+#define NUM_FUNCTION static inline
+#endif
+
+NUM_FUNCTION float num_f32_from_bits(uint32_t u)
 {
     float f;
     memcpy(&f, &u, sizeof f);
     return f;
 }
 
-static inline uint32_t num_bits_from_f32(float f)
+NUM_FUNCTION uint32_t num_bits_from_f32(float f)
 {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
     return u;
 }
 
-static inline double num_f64_from_bits(uint64_t u)
+NUM_FUNCTION double num_f64_from_bits(uint64_t u)
 {
     double f;
     memcpy(&f, &u, sizeof f);
     return f;
 }
 
-static inline uint64_t num_bits_from_f64(double f)
+NUM_FUNCTION uint64_t num_bits_from_f64(double f)
 {
     uint64_t u;
     memcpy(&u, &f, sizeof u);
@@ -52,7 +59,7 @@ static inline uint64_t num_bits_from_f64(double f)
 /* ---- 16-bit floats ---- */
 
 /* IEEE binary16 to f32, exact. */
-static inline float num_f32_from_f16(uint16_t h)
+NUM_FUNCTION float num_f32_from_f16(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
     if (exponent == 31)
@@ -64,7 +71,7 @@ static inline float num_f32_from_f16(uint16_t h)
 }
 
 /* f32 to binary16, round to nearest even, saturating: |x| above 65504 (infinity too) becomes 65504 of the same sign. NaN stays NaN. */
-static inline uint16_t num_f16_from_f32(float x)
+NUM_FUNCTION uint16_t num_f16_from_f32(float x)
 {
     uint32_t bits = num_bits_from_f32(x), sign = bits >> 16 & 0x8000u, a = bits & 0x7fffffffu;
     if (a > 0x7f800000u)
@@ -79,7 +86,7 @@ static inline uint16_t num_f16_from_f32(float x)
     return (uint16_t)(sign | (a - 0x38000000u) >> 13);
 }
 
-static inline float num_f32_from_bf16(uint16_t h)
+NUM_FUNCTION float num_f32_from_bf16(uint16_t h)
 {
     return num_f32_from_bits((uint32_t)h << 16);
 }
@@ -91,7 +98,7 @@ static inline float num_f32_from_bf16(uint16_t h)
 
 /* e^x within 1.5 ulp. x below NUM_EXP_MIN gives 0, above NUM_EXP_MAX the value there; never infinite. NaN gives NaN.
  * Cody-Waite reduction and the degree-5 polynomial of Cephes expf, written with fma. */
-static inline float num_exp_f32(float x)
+NUM_FUNCTION float num_exp_f32(float x)
 {
     if (x < NUM_EXP_MIN)
         return 0.0f;
@@ -112,20 +119,20 @@ static inline float num_exp_f32(float x)
 }
 
 /* x / (1 + e^-x). */
-static inline float num_silu(float x)
+NUM_FUNCTION float num_silu(float x)
 {
     return x / (1.0f + num_exp_f32(-x));
 }
 
 /* GELU in its tanh form, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written as x / (1 + e^-2u) with 2u = x (1.5957691 + 0.0713548 x^2). */
-static inline float num_gelu_tanh(float x)
+NUM_FUNCTION float num_gelu_tanh(float x)
 {
     float u = x * fmaf(x * x, 0.0713548163f, 1.5957691216f);
     return x / (1.0f + num_exp_f32(-u));
 }
 
 /* lanes[64] to one value by halves; lanes is overwritten. */
-static inline float num_fold64(float *lanes)
+NUM_FUNCTION float num_fold64(float *lanes)
 {
     for (int half = 32; half > 0; half /= 2)
         for (int j = 0; j < half; j++)
@@ -134,7 +141,7 @@ static inline float num_fold64(float *lanes)
 }
 
 /* The factor of an RMS norm: 1 / sqrt(mean(x^2) + eps), the sum of squares by fma in fold64 order. y[i] = (x[i] * factor) * w[i]. */
-static inline float num_rms_factor(const float *x, int n, float eps)
+NUM_FUNCTION float num_rms_factor(const float *x, int n, float eps)
 {
     float lanes[64] = {0};
     for (int i = 0; i < n; i++)
@@ -145,7 +152,7 @@ static inline float num_rms_factor(const float *x, int n, float eps)
 /* ---- f64 functions (log-probabilities, rope tables, meters) ---- */
 
 /* e^x within 2 ulp for -708 <= x <= 709; 0 below, the value at 709 above. */
-static inline double num_exp(double x)
+NUM_FUNCTION double num_exp(double x)
 {
     if (x < -708.0)
         return 0.0;
@@ -164,7 +171,7 @@ static inline double num_exp(double x)
 }
 
 /* Natural logarithm within 2 ulp for normal x > 0; -infinity for 0 and denormals, NaN below 0, infinity for infinity. */
-static inline double num_log(double x)
+NUM_FUNCTION double num_log(double x)
 {
     if (!(x >= 0x1p-1022))
         return x >= 0 ? -INFINITY : NAN;
@@ -185,7 +192,7 @@ static inline double num_log(double x)
 }
 
 /* Sine and cosine of x, |x| < 2^24, within 2^-50 of the true values. Reduction by multiples of pi/2 in three parts with fma; Taylor series. */
-static inline void num_sincos(double x, double *sin_out, double *cos_out)
+NUM_FUNCTION void num_sincos(double x, double *sin_out, double *cos_out)
 {
     double n = rint(x * 0.63661977236758134308);
     double r = fma(n, -0x1.921fb54442d18p+0, x);
@@ -217,7 +224,7 @@ static inline void num_sincos(double x, double *sin_out, double *cos_out)
 
 /* Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): key = seed, counter = (output index, choice, 0, 0).
  * Counter-based: the number of a position is a function of (seed, choice, position), so batching, preemption and replay cannot move it. */
-static inline void num_philox(uint64_t seed, uint32_t choice, uint32_t output_idx, uint32_t words_out[4])
+NUM_FUNCTION void num_philox(uint64_t seed, uint32_t choice, uint32_t output_idx, uint32_t words_out[4])
 {
     uint32_t c0 = output_idx, c1 = choice, c2 = 0, c3 = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
@@ -237,7 +244,7 @@ static inline void num_philox(uint64_t seed, uint32_t choice, uint32_t output_id
 }
 
 /* Uniform in [0, 1), a multiple of 2^-53. */
-static inline double num_rng(uint64_t seed, uint32_t choice, uint32_t output_idx)
+NUM_FUNCTION double num_rng(uint64_t seed, uint32_t choice, uint32_t output_idx)
 {
     uint32_t w[4];
     num_philox(seed, choice, output_idx, w);
