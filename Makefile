@@ -70,6 +70,9 @@ $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 
 # What the tests of the whole engine share.
 $(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)
+# What the tests of whole backends share.
+BACKEND_MATRIX := $(patsubst %,$(BUILD)/tests/engine/backend/%.o,backend_matrix cpu/cpu_probe)
+$(BUILD)/tests/engine/backend/cpu/test_cpu $(BUILD)/cross/backend/cpu/test_cpu: $(BACKEND_MATRIX)
 # Scalar dots under the flags of the kernels.
 DOTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(FOREIGN),$(wildcard tests/engine/numerics/dots_*.c)))
 $(DOTS): OPT := -O3 -g
