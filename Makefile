@@ -37,6 +37,8 @@ TESTS      := $(TEST_SRC:%.c=$(BUILD)/%)
 MODEL_TESTS := test_invariance_ test_fidelity
 TSAN_SRC   := $(foreach t,$(wildcard tests/engine/test_*.c tests/engine/backend/test_*.c tests/engine/backend/cpu/test_*.c tests/server/test_*.c \
                 tests/server/chat/test_*.c),$(if $(strip $(foreach m,$(MODEL_TESTS),$(findstring $m,$t))),,$t))
+# What the tests of whole backends share.
+BACKEND_MATRIX := $(patsubst %,$(BUILD)/tests/engine/backend/%.o,backend_matrix cpu/cpu_probe)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS    := $(FUZZ_SRC:%.c=$(BUILD)/%)
 # A program each, but for what they share.
@@ -70,8 +72,6 @@ $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 
 # What the tests of the whole engine share.
 $(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)
-# What the tests of whole backends share.
-BACKEND_MATRIX := $(patsubst %,$(BUILD)/tests/engine/backend/%.o,backend_matrix cpu/cpu_probe)
 $(BUILD)/tests/engine/backend/cpu/test_cpu $(BUILD)/cross/backend/cpu/test_cpu: $(BACKEND_MATRIX)
 # Scalar dots under the flags of the kernels.
 DOTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(FOREIGN),$(wildcard tests/engine/numerics/dots_*.c)))
@@ -147,6 +147,7 @@ help:
 	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined KERNEL_SAN=-fno-sanitize=all'
 	@echo 'make bench-tools  the programs that scripts/bench measures with'
 	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
+	@echo 'make check-cuda   the CUDA backend on an emulated device: its kernels by g++, no GPU needed'
 	@echo 'make cuda-objects the CUDA kernels for all architectures that nvcc knows; cuda-ptx: as PTX'
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'
 	@echo 'make clean'

@@ -50,3 +50,42 @@ need-nvcc:
 cuda-objects: need-nvcc $(CUDA_OBJ)
 cuda-ptx: need-nvcc $(CUDA_PTX)
 .PHONY: need-nvcc cuda-objects cuda-ptx
+
+# ---- the emulated device ----
+
+# The backend's C files and kernels once more, against the emulated device's <cuda_runtime_api.h> and kernel.h: the same sources by gcc and g++. Tests
+# are tests/cuda/test_*.c, .cpp and .cu, a program each, linked with these, the emulator and everything else of nextd. No nvcc is needed.
+CXX           ?= g++
+EMULATED      := $(BUILD)/cuda-emulated
+EMULATED_SRC  := $(filter-out $(ENGINE_SRC),$(wildcard engine/backend/cuda/*.c engine/backend/cuda/*.cu tests/cuda/emulator/*.cpp))
+EMULATED_OBJ  := $(addprefix $(EMULATED)/,$(addsuffix .o,$(EMULATED_SRC)))
+CUDA_TEST_SRC := $(wildcard tests/cuda/test_*.c tests/cuda/test_*.cpp tests/cuda/test_*.cu)
+CUDA_TESTS    := $(addprefix $(EMULATED)/,$(basename $(CUDA_TEST_SRC)))
+EMULATED_CXX   = $(CXX) -std=c++17 -I. -Itests/cuda/emulator $(OPT) -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing -fPIE -pthread $(SAN) \
+                 -MMD -MP
+$(EMULATED)/engine/%.o: OPT := -O3 -g
+
+$(EMULATED)/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(CC) -Itests/cuda/emulator $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+$(EMULATED)/%.cpp.o: %.cpp
+	@mkdir -p $(@D)
+	$(EMULATED_CXX) -c $< -o $@
+$(EMULATED)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(EMULATED_CXX) -x c++ -c $< -o $@
+# An archive: a test of one kernel need not wait for the others.
+$(EMULATED)/libemulated.a: $(EMULATED_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+define cuda_test_rule
+$(EMULATED)/$(basename $(1)): $(EMULATED)/$(1).o $$(BACKEND_MATRIX) $(EMULATED)/libemulated.a $$(BUILD)/libnextd.a
+	$$(CXX) $$(LDFLAGS) $$(filter %.o,$$^) $$(filter %.a,$$^) $$(LDLIBS) -lcmocka -o $$@
+endef
+$(foreach t,$(CUDA_TEST_SRC),$(eval $(call cuda_test_rule,$(t))))
+
+cuda-tests: $(CUDA_TESTS)
+# Every kernel and the whole backend on the emulated device: no GPU, no CUDA.
+check-cuda: cuda-tests
+	TEST_TIMEOUT_S=300 scripts/run-tests $(EMULATED)/tests/cuda
+.PHONY: cuda-tests check-cuda
