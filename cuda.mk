@@ -53,17 +53,24 @@ cuda-ptx: need-nvcc $(CUDA_PTX)
 
 # ---- the emulated device ----
 
-# The backend's C files and kernels once more, against the emulated device's <cuda_runtime_api.h> and kernel.h: the same sources by gcc and g++. Tests
-# are tests/cuda/test_*.c, .cpp and .cu, a program each, linked with these, the emulator and everything else of nextd. No nvcc is needed.
+# The backend's C files and kernels once more, against the emulated device's <cuda_runtime_api.h> and kernel.h: the same sources by gcc and g++.
+# Tests are tests/cuda/test_*.c, .cpp and .cu, a program each, linked with these, the emulator and everything else of nextd. No nvcc is needed.
 CXX           ?= g++
 EMULATED      := $(BUILD)/cuda-emulated
 EMULATED_SRC  := $(filter-out $(ENGINE_SRC),$(wildcard engine/backend/cuda/*.c engine/backend/cuda/*.cu tests/cuda/emulator/*.cpp))
 EMULATED_OBJ  := $(addprefix $(EMULATED)/,$(addsuffix .o,$(EMULATED_SRC)))
 CUDA_TEST_SRC := $(wildcard tests/cuda/test_*.c tests/cuda/test_*.cpp tests/cuda/test_*.cu)
 CUDA_TESTS    := $(addprefix $(EMULATED)/,$(basename $(CUDA_TEST_SRC)))
-EMULATED_CXX   = $(CXX) -std=c++17 -I. -Itests/cuda/emulator $(OPT) -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing -fPIE -pthread $(SAN) \
-                 -MMD -MP
+EMULATED_CXX   = $(CXX) -std=c++17 -I. -Itests/cuda/emulator $(OPT) -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing -fPIE -pthread \
+                 $(SAN) -MMD -MP
+# fma as an instruction. No VNNI: GCC 12 mistakes the signs of byte products (tests/engine/numerics/dots.h). A local that a kernel reads before it
+# wrote it holds a pattern, not luck.
+EMULATED_ISA  := $(if $(filter x86_64,$(ARCH)),-mavx2 -mfma -mf16c)
+$(EMULATED)/%.cu.o: EMULATED_CXX += $(EMULATED_ISA) -ftrivial-auto-var-init=pattern
 $(EMULATED)/engine/%.o: OPT := -O3 -g
+# The device itself is never instrumented: it tells the sanitizers what its fibers do.
+$(EMULATED)/tests/cuda/emulator/%.o: EMULATED_CXX += -O3 $(EMULATED_ISA) -fno-sanitize=all $(if $(findstring address,$(SAN)),-DEMU_ASAN) \
+                                                     $(if $(findstring thread,$(SAN)),-DEMU_TSAN)
 
 $(EMULATED)/%.c.o: %.c
 	@mkdir -p $(@D)
