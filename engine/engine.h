@@ -20,7 +20,7 @@ struct engine;
 
 struct engine_options {
     const char *model_path;
-    const char *device;      /* "auto", "cpu" */
+    const char *device;      /* "auto", "cpu", "cuda:0" ... */
     int n_threads;           /* 0: physical cores allowed to the process */
     int n_ctx;               /* 0: what the model was trained for, bounded by the pool */
     int n_kv_tokens;         /* shared pool, positions; 0: from the machine's memory */
@@ -44,7 +44,8 @@ struct engine_info {
     const char *architecture;
     const char *model_sha256;   /* 64 hex digits, of the bytes that were loaded */
     const char *numerics;       /* names the bits: version, Unicode/PCRE2 version, build, mode */
-    const char *device;         /* such as "cpu:avx512" */
+    const char *device;         /* such as "cpu:avx512" or "cuda:0" */
+    const char *device_note;    /* why "auto" did not take a GPU that the build could use; or "" */
     const char *chat_template;  /* NULL where the file has none */
     const char *bos_text, *eos_text; /* spellings, "" where there is none */
     const char *tokenizer_kind;

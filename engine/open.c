@@ -1,8 +1,9 @@
 /* open.c: engine_open, from a model file and a machine to an engine.
  *
  * The plan: threads are the physical cores that the process may use; the context is what the model was trained for unless the options say less; the
- * KV pool is what max_seqs sequences of a whole context would take, but at most a quarter of the memory that is left beside the weights. So the
- * pool may be smaller than the sum of all contexts: that is the normal case, and preemption takes care of it. */
+ * KV pool is what max_seqs sequences of a whole context would take, but at most a quarter of the memory that is left beside the weights, or seven
+ * eighths of a GPU's, which is there for nothing else. So the pool may be smaller than the sum of all contexts: that is the normal case, and
+ * preemption takes care of it. */
 #include "engine/engine.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -15,6 +16,7 @@
 
 #include "engine/engine_internal.h"
 #include "engine/machine.h"
+#include "engine/model/device.h"
 #include "engine/model/model.h"
 #include "engine/numerics/numerics.h"
 
@@ -22,7 +24,8 @@
 #define MAX_QUEUE 65536
 #define MAX_CHUNK 8192
 #define MAX_KV_TOKENS (1 << 28)
-#define KV_SHARE 4      /* the pool takes at most 1/KV_SHARE of the memory that is left */
+#define KV_EIGHTHS 2     /* the pool takes at most so many eighths of the memory that is left, */
+#define KV_EIGHTHS_GPU 7 /* and of a device's own; the buffers of a step take from the rest */
 #define OUT_ROWS 64     /* wanted rows of a step at least, so that scoring a prompt does not go one by one */
 #define TEXT_BYTES 128
 
@@ -30,6 +33,7 @@
 struct loaded {
     struct model *model;
     struct tokenizer *tok;
+    struct device_choice device;
     char stem[256], numerics[256], bos[TEXT_BYTES], eos[TEXT_BYTES];
 };
 
@@ -56,14 +60,16 @@ static int check_options(const struct engine_options *opt, struct err *err)
 }
 
 /* Pages of the KV pool. */
-static int plan_pages(const struct engine_options *opt, const struct model_info *info)
+static int plan_pages(const struct engine_options *opt, const struct model_info *info, const struct device_choice *device)
 {
     uint64_t tokens = (uint64_t)opt->n_kv_tokens;
     if (tokens == 0) {
         int n_ctx = opt->n_ctx > 0 && opt->n_ctx < info->n_ctx_train ? opt->n_ctx : info->n_ctx_train;
         tokens = (uint64_t)opt->max_seqs * (uint64_t)n_ctx;
-        uint64_t available = machine_available_bytes(), weights = info->weight_bytes + info->weight_bytes / 8;
-        uint64_t most = available > weights ? (available - weights) / KV_SHARE / (info->kv_bytes_per_pos + 1) : 0;
+        bool own = device->free_bytes > 0;
+        uint64_t available = own ? device->free_bytes : machine_available_bytes(), weights = info->weight_bytes + info->weight_bytes / 8;
+        uint64_t share = available > weights ? (available - weights) / 8 * (own ? KV_EIGHTHS_GPU : KV_EIGHTHS) : 0;
+        uint64_t most = share / (info->kv_bytes_per_pos + 1);
         if (available != 0 && tokens > most)
             tokens = most;
     }
@@ -76,14 +82,14 @@ static int load(struct loaded *l, const struct engine_options *opt, int n_thread
 {
     struct vocab vocab;
     if (model_open(opt->model_path, &l->model, err) != 0 || model_vocab(l->model, &vocab, err) != 0 ||
-        tokenizer_create(&vocab, &l->tok, err) != 0)
+        tokenizer_create(&vocab, &l->tok, err) != 0 || device_choose(opt->device != NULL ? opt->device : "auto", &l->device, err) != 0)
         return -1;
     int max_rows = opt->max_seqs + opt->chunk, max_out = opt->max_seqs > OUT_ROWS ? opt->max_seqs : OUT_ROWS;
-    struct model_options m = {.device = opt->device != NULL ? opt->device : "auto",
+    struct model_options m = {.device = l->device.name,
                               .n_threads = n_threads,
                               .max_rows = max_rows,
                               .max_out = max_out < max_rows ? max_out : max_rows,
-                              .n_pages = plan_pages(opt, model_info(l->model)),
+                              .n_pages = plan_pages(opt, model_info(l->model), &l->device),
                               .progress = opt->progress,
                               .progress_arg = opt->progress_arg,
                               .stop_loading = opt->stop_loading};
@@ -139,6 +145,7 @@ static struct engine_info describe(struct loaded *l, const struct engine_options
                                 .model_sha256 = m->sha256,
                                 .numerics = l->numerics,
                                 .device = model_device(l->model),
+                                .device_note = l->device.note,
                                 .chat_template = m->chat_template,
                                 .bos_text = l->bos,
                                 .eos_text = l->eos,

@@ -47,7 +47,7 @@ static const struct options_entry table[] = {
     {"listen", "allowed_hosts", OPTIONS_LIST, AT(allowed_hosts), "", 0, 0, "NAME,...", "Host names taken on loopback besides local ones"},
     {"listen", "cors_origins", OPTIONS_LIST, AT(cors_origins), "", 0, 0, "ORIGIN,...", "web origins whose pages may call; *: any"},
 
-    {"engine", "device", OPTIONS_TEXT, AT(device), "auto", 0, 0, "NAME", "where to compute: auto, cpu"},
+    {"engine", "device", OPTIONS_TEXT, AT(device), "auto", 0, 0, "NAME", "where to compute: auto, cpu, cuda:0"},
     {"engine", "threads", OPTIONS_INT, AT(threads), "0", 0, 1024, NULL, "compute threads; 0: one per physical core"},
     {"engine", "ctx", OPTIONS_INT, AT(ctx), "0", 0, 1 << 24, NULL, "context of a sequence, tokens; 0: as trained"},
     {"engine", "kv_tokens", OPTIONS_INT, AT(kv_tokens), "0", 0, 1 << 28, NULL, "shared KV pool, tokens; 0: from the memory"},

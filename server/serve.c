@@ -242,6 +242,8 @@ static void serve_say_plan(struct serve *s)
     log_info(&s->log, "plan: %s, %d threads; weights %.0f MiB; KV pool %d tokens, %.0f MiB; context %d of %d; %d sequences at once, %d may wait; "
              "chunk %d", i->device, i->n_threads, (double)i->weight_bytes / 1048576, i->n_kv_tokens, (double)i->kv_bytes / 1048576, i->n_ctx,
              i->n_ctx_train, i->max_seqs, i->max_queue, i->chunk);
+    if (i->device_note != NULL && i->device_note[0] != '\0')
+        log_info(&s->log, "device auto: %s", i->device_note);
     log_info(&s->log, "numerics %s", i->numerics);
     const char *why = app_chat_template_error(s->app);
     if (why != NULL)

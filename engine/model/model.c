@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/device.h"
 #include "engine/model/families.h"
 #include "engine/model/forward.h"
 #include "engine/model/hparams.h"
@@ -157,9 +158,9 @@ fail:
 static int open_backend(struct model *m, const struct model_options *opt, struct err *err)
 {
     const struct hparams *hp = &m->t.hp;
-    const char *device = strcmp(opt->device, "auto") == 0 ? "cpu" : opt->device;
-    if (strcmp(device, "cpu") != 0 && strncmp(device, "cpu:", 4) != 0)
-        return err_set_param(err, ERR_UNSUPPORTED, "device", "there is no device \"%.40s\"; this build has \"cpu\"", device);
+    struct device_choice device;
+    if (device_choose(opt->device, &device, err) != 0)
+        return -1;
     const struct backend_shape shape = {
         .n_layers = hp->n_layers,
         .d_model = hp->d_model,
@@ -174,9 +175,9 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
         .max_scores = opt->max_out < SCORE_ROWS ? opt->max_out : SCORE_ROWS,
         .n_pages = opt->n_pages,
         .n_threads = opt->n_threads,
-        .device = device,
+        .device = device.name,
     };
-    if (backend_cpu.open(&shape, &m->t.be, err) != 0)
+    if (device.ops->open(&shape, &m->t.be, err) != 0)
         return -1;
     m->t.ops = m->t.be->ops;
     m->t.max_scores = shape.max_scores;

@@ -36,7 +36,7 @@ struct model_info {
 };
 
 struct model_options {
-    const char *device; /* "auto", "cpu", or an instruction set for tests, such as "cpu:generic" */
+    const char *device; /* what device_choose takes */
     int n_threads;      /* >= 1 */
     int max_rows;       /* rows of one step */
     int max_out;        /* wanted rows of one step, <= max_rows */

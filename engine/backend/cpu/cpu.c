@@ -76,6 +76,15 @@ static int kernels_choose(const char *device, const struct cpu_kernels **out, st
     return err_set(err, ERR_UNSUPPORTED, "device '%s' is unknown; the devices of this build are %s", device, names);
 }
 
+static int cpu_probe(const char *device, size_t *free_bytes_out, struct err *err)
+{
+    const struct cpu_kernels *kernels;
+    if (kernels_choose(device, &kernels, err) != 0)
+        return -1;
+    *free_bytes_out = 0;
+    return 0;
+}
+
 size_t cpu_scratch_floats(const struct backend_shape *shape)
 {
     size_t dim = round_up((size_t)shape->head_dim, 16), attend = CPU_TILE * (KV_PAGE + dim) + (CPU_QUERIES + 2 * KV_PAGE) * dim;
@@ -457,6 +466,7 @@ static size_t cpu_kv_bytes(const struct backend *be)
 
 const struct backend_ops backend_cpu = {
     .name = "cpu",
+    .probe = cpu_probe,
     .open = cpu_open,
     .close = cpu_close,
     .matrix_stack = cpu_matrix_stack,

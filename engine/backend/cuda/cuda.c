@@ -126,6 +126,16 @@ static int choose_device(struct cuda *c, const char *device, struct err *err)
     return check_now(c, cudaSetDevice(c->device), "selecting the device", err);
 }
 
+static int cuda_probe(const char *device, size_t *free_bytes_out, struct err *err)
+{
+    struct cuda c = {0};
+    size_t left = 0, total = 0;
+    if (choose_device(&c, device, err) != 0 || check_now(&c, cudaMemGetInfo(&left, &total), "asking for its memory", err) != 0)
+        return -1;
+    *free_bytes_out = left > 0 ? left : 1;
+    return 0;
+}
+
 /* ---- memory ---- */
 
 static int device_alloc(const struct cuda *c, void **out, size_t size, const char *what, struct err *err)
@@ -574,6 +584,7 @@ static void cuda_share(struct backend *be, int n, void (*fn)(void *arg, int i), 
 
 const struct backend_ops backend_cuda = {
     .name = "cuda",
+    .probe = cuda_probe,
     .open = cuda_open,
     .close = cuda_close,
     .matrix_stack = cuda_matrix_stack,

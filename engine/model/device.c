@@ -1,0 +1,46 @@
+/* device.c: chooses a backend. See device.h.
+ *
+ * The CPU's is always there. The CUDA backend is there where its objects were linked: builds without a CUDA compiler leave the symbol out, and a weak
+ * reference is then NULL. So one source serves both, and no list has to be kept. */
+#include "engine/model/device.h"
+
+#include <stdio.h>
+#include <string.h>
+
+extern const struct backend_ops backend_cuda __attribute__((weak));
+
+static bool is_or_begins(const char *name, const char *kind)
+{
+    size_t n = strlen(kind);
+    return strncmp(name, kind, n) == 0 && (name[n] == '\0' || name[n] == ':');
+}
+
+static int probe(const struct backend_ops *ops, const char *name, struct device_choice *out, struct err *err)
+{
+    struct device_choice c = {.ops = ops};
+    if (strlen(name) >= sizeof c.name || ops->probe(name, &c.free_bytes, err) != 0)
+        return strlen(name) < sizeof c.name ? -1 : err_set(err, ERR_UNSUPPORTED, "there is no device \"%.40s...\"", name);
+    snprintf(c.name, sizeof c.name, "%s", name);
+    *out = c;
+    return 0;
+}
+
+int device_choose(const char *wanted, struct device_choice *out, struct err *err)
+{
+    const struct backend_ops *cuda = &backend_cuda;
+    struct err why = {0};
+    if (is_or_begins(wanted, "cpu"))
+        return probe(&backend_cpu, wanted, out, err);
+    if (cuda != NULL && is_or_begins(wanted, "cuda"))
+        return probe(cuda, wanted, out, err);
+    if (strcmp(wanted, "auto") != 0)
+        return err_set_param(err, ERR_UNSUPPORTED, "device", "there is no device \"%.40s\"; this build has \"cpu\"%s", wanted,
+                             cuda != NULL ? " and \"cuda:0\", \"cuda:1\" and so on" : "");
+    if (cuda != NULL && probe(cuda, "cuda:0", out, &why) == 0)
+        return 0;
+    if (probe(&backend_cpu, "cpu", out, err) != 0)
+        return -1;
+    if (cuda != NULL)
+        snprintf(out->note, sizeof out->note, "%.300s; the CPU computes", why.msg);
+    return 0;
+}
