@@ -109,6 +109,8 @@ struct device_product {
 };
 
 cudaError_t launch_product(const struct device_product *p, cudaStream_t stream);
+/* The same by the kernel for few rows, whatever their number. */
+cudaError_t launch_product_few(const struct device_product *p, cudaStream_t stream);
 
 /* ---- rows.cu ---- */
 

@@ -1,0 +1,88 @@
+/* matrix.cuh: what both kernels of the matrix products share: which stripe a block of threads has, and one block of 32 values times another. */
+#ifndef NEXTD_CUDA_MATRIX_CUH
+#define NEXTD_CUDA_MATRIX_CUH
+
+#include "engine/backend/cuda/operand.cuh"
+#include "engine/backend/cuda/weights.cuh"
+
+/* Stripe i of a matrix; of a pair, gate and up of stripe i / 2 alternate. */
+struct matrix_stripe {
+    const uint8_t *w; /* of the part */
+    int type, idx;    /* stripe of the part */
+    int first_out;    /* first output in the result */
+    int n;            /* outputs, <= 32 */
+};
+
+static __host__ __device__ __forceinline__ int matrix_part_stripes(const struct device_part &p)
+{
+    return (p.n_rows + LAYOUT_ROWS - 1) / LAYOUT_ROWS;
+}
+
+static __device__ __forceinline__ struct matrix_stripe matrix_stripe_of(const struct device_matrix &m, int i)
+{
+    int chosen = 0, before = 0;
+    if (m.pair) {
+        chosen = i % 2;
+        before = i - i / 2;
+    } else {
+        int first = 0;
+        DEVICE_UNROLL
+        for (int p = 1; p < DEVICE_PARTS; p++) {
+            first += matrix_part_stripes(m.parts[p - 1]);
+            if (p < m.n_parts && i >= first) {
+                chosen = p;
+                before = first;
+            }
+        }
+    }
+    struct matrix_stripe s = {m.parts[0].w, m.parts[0].type, 0, m.parts[0].first_out, m.parts[0].n_rows};
+    DEVICE_UNROLL
+    for (int p = 1; p < DEVICE_PARTS; p++) /* by constant indices: the kernel's arguments need no copy */
+        if (chosen == p)
+            s = {m.parts[p].w, m.parts[p].type, 0, m.parts[p].first_out, m.parts[p].n_rows};
+    s.idx = i - before;
+    s.first_out += s.idx * LAYOUT_ROWS;
+    s.n -= s.idx * LAYOUT_ROWS;
+    s.n = s.n < LAYOUT_ROWS ? s.n : LAYOUT_ROWS;
+    return s;
+}
+
+/* One block into a slot: quant_mac. sum[h] is the integer sum of half h, or of both in sum[0], with the offset still in it; sums is the operand's. */
+template <int TYPE>
+static __device__ __forceinline__ float matrix_mac(const struct weights_factors &w, const int sum[2], float d, uint32_t sums, float acc)
+{
+    typedef weights_type<TYPE> T;
+    const int low = (int16_t)sums, high = (int)sums >> 16;
+    if (!T::halves) {
+        acc = fmaf(w.d[0] * (float)(sum[0] - T::offset * (low + high)), d, acc);
+    } else {
+        acc = fmaf(w.d[0] * (float)(sum[0] - T::offset * low), d, acc);
+        acc = fmaf(w.d[1] * (float)(sum[1] - T::offset * high), d, acc);
+    }
+    if (T::n_min == 1)
+        acc = fmaf(w.min[0], d * (float)(low + high), acc);
+    if (T::n_min == 2) {
+        acc = fmaf(w.min[0], d * (float)low, acc);
+        acc = fmaf(w.min[1], d * (float)high, acc);
+    }
+    return acc;
+}
+
+static __device__ __forceinline__ float matrix_activate(int act, float x)
+{
+    return act == DEVICE_SILU ? num_silu(x) : num_gelu_tanh(x);
+}
+
+/* Stores one output of STORE, ADD or SCORES. Returns the value stored. */
+static __device__ __forceinline__ float matrix_put(const struct device_product &p, int row, int out, float x)
+{
+    float *place = p.out + (size_t)row * (size_t)p.ld + out;
+    if (p.bias != NULL)
+        x = x + p.bias[out];
+    if (p.epilogue == EPILOGUE_ADD)
+        x = *place + x;
+    *place = x;
+    return x;
+}
+
+#endif
