@@ -91,6 +91,17 @@ $(EMULATED)/$(basename $(1)): $(EMULATED)/$(1).o $$(BACKEND_MATRIX) $(EMULATED)/
 endef
 $(foreach t,$(CUDA_TEST_SRC),$(eval $(call cuda_test_rule,$(t))))
 
+# Planted bugs, which the emulated device must notice: built three ways, judged by tests/cuda/run-bugs.
+BUGS := $(EMULATED)/tests/cuda/bugs
+$(BUGS): $(patsubst %,$(EMULATED)/%.o,$(wildcard tests/cuda/bugs*.cu) $(wildcard tests/cuda/emulator/*.cpp))
+	$(CXX) $(LDFLAGS) $^ -o $@
+check-bugs: $(BUGS)
+	$(MAKE) BUILD=build/cuda-asan OPT="-O1 -g" SAN="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -Wno-error" \
+	  build/cuda-asan/$(notdir $(EMULATED))/tests/cuda/bugs
+	$(MAKE) BUILD=build/cuda-tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda/bugs
+	tests/cuda/run-bugs $(BUGS) build/cuda-asan/$(notdir $(EMULATED))/tests/cuda/bugs build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda/bugs
+.PHONY: check-bugs
+
 cuda-tests: $(CUDA_TESTS)
 # Every kernel and the whole backend on the emulated device: no GPU, no CUDA.
 check-cuda: cuda-tests

@@ -50,6 +50,10 @@ struct thread { // emu_self points at `seen`, the first field
 struct warp {
     unsigned full, runnable, arrived, exited;
     site at;
+    // For TSan, an address for the even and one for the odd __syncwarp: a fast lane is at the next one before a slow lane has left the last, and
+    // must not tell it what it did in between.
+    char barrier[2];
+    unsigned n_barriers;
     // Two rounds of values: a fast lane may give its next one before a slow lane has taken the last.
     unsigned char round[32];
     uint64_t value[2][32];
@@ -73,9 +77,9 @@ struct block {
     int n_arrays;
     size_t used_bytes, shared_bytes;
     char *dynamic;
-    // Addresses for TSan: the barrier, and the ends of this set's blocks in turns.
-    char barrier, ends[2];
-    unsigned n_run;
+    // Addresses for TSan: barriers in turns, as in a warp, and the ends of this set's blocks in turns.
+    char barrier[2], ends[2];
+    unsigned n_barriers, n_run;
     char *arena;
     thread *threads;
     bool started[MAX_THREADS];
@@ -201,7 +205,8 @@ void emu_barrier(const char *file, int line)
     thread *t = running;
     block *b = now;
     site at = {"__syncthreads", file, line};
-    fiber_release(&b->barrier);
+    char *order = &b->barrier[b->n_barriers & 1];
+    fiber_release(order);
     if (b->n_exited)
         emu_die("%s:%d: __syncthreads after %d threads have returned", file, line, b->n_exited);
     if (b->n_waiting && !same_site(b->at, at))
@@ -209,6 +214,7 @@ void emu_barrier(const char *file, int line)
     b->at = t->at = at;
     if (++b->n_waiting == b->n_threads) {
         b->n_waiting = 0;
+        b->n_barriers++;
         for (int w = 0; w < b->n_warps; w++)
             b->warps[w].runnable = b->warps[w].full;
         if (emu_schedule == EMULATOR_RANDOM)
@@ -218,7 +224,7 @@ void emu_barrier(const char *file, int line)
         park();
     }
     t->at.what = NULL;
-    fiber_acquire(&b->barrier);
+    fiber_acquire(order);
 }
 
 // Waits until all lanes of the warp are here. The last one to come does `last`.
@@ -253,12 +259,20 @@ static void arrive(unsigned mask, const char *what, const char *file, int line, 
     t->at.what = NULL;
 }
 
+static void count_barrier(warp *w, int round, int k)
+{
+    (void)round;
+    (void)k;
+    w->n_barriers++;
+}
+
 void emu_warp_barrier(unsigned mask, const char *file, int line)
 {
     warp *w = &now->warps[running->seen.warp];
-    fiber_release(w);
-    arrive(mask, "__syncwarp", file, line);
-    fiber_acquire(w);
+    char *order = &w->barrier[w->n_barriers & 1];
+    fiber_release(order);
+    arrive(mask, "__syncwarp", file, line, count_barrier);
+    fiber_acquire(order);
 }
 
 static int give(uint64_t value)

@@ -110,7 +110,7 @@ static inline void emu_sync_warp(const char *file, int line, unsigned mask = 0xf
 {
     emu_warp_barrier(mask, file, line);
 }
-#define __syncwarp(...) emu_sync_warp(__FILE__, __LINE__, ##__VA_ARGS__)
+#define __syncwarp(...) emu_sync_warp(__FILE__, __LINE__ __VA_OPT__(,) __VA_ARGS__)
 
 template <class T> static inline T emu_shuffle(unsigned mask, T v, int from, const char *what, const char *file, int line)
 {
@@ -368,6 +368,7 @@ static inline void emu_launch_kernel(const char *name, void (*kernel)(P...), dim
     call->shared_bytes = shared_bytes;
     emu_launch(call, stream);
 }
-#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) emu_launch_kernel(#kernel, kernel, grid, block, shared_bytes, stream, ##__VA_ARGS__)
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+    emu_launch_kernel(#kernel, kernel, grid, block, shared_bytes, stream __VA_OPT__(,) __VA_ARGS__)
 
 #endif
