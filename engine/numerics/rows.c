@@ -77,6 +77,17 @@ static void generic_weights(const float *x, int n, float max, float scale, float
         out[i] = num_exp_f32((x[i] - max) * scale);
 }
 
+static double generic_mass_above(const float *x, const float *w, int n, float border)
+{
+    double sum[16] = {0};
+    for (int i = 0; i < n; i++)
+        sum[i % 16] += x[i] > border ? (double)w[i] : 0.0;
+    for (int half = 8; half > 0; half /= 2)
+        for (int j = 0; j < half; j++)
+            sum[j] += sum[j + half];
+    return sum[0];
+}
+
 static int generic_gather(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values)
 {
     int count = 0;
@@ -93,6 +104,7 @@ const struct rows_ops rows_generic = {.name = "generic",
                                       .sum_exp = generic_sum_exp,
                                       .moments = generic_moments,
                                       .weights = generic_weights,
+                                      .mass_above = generic_mass_above,
                                       .gather = generic_gather};
 
 bool rows_supported(const struct rows_ops *ops)

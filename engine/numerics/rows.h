@@ -8,8 +8,8 @@
  *   fold     lane j += lane j+8, then +4, +2, +1: the block's sum, f32
  *   total    the blocks' sums added in f64, ascending
  *
- * The truncations work on lists of survivors (gather) and their weights. typical_p needs two sums in f64 (moments): 16 lanes over the whole row, id
- * mod 16, folded by halves.
+ * The truncations work on lists of survivors (gather), their weights and how much those above a border weigh (mass_above). typical_p needs two sums
+ * more (moments). Both add in f64, in 16 lanes, index mod 16, folded by halves.
  *
  * max is at least every x, so that no exponent is above 0 and the vector forms need not look for large ones.
  *
@@ -40,6 +40,8 @@ struct rows_ops {
     struct rows_moments (*moments)(const float *x, int n, float max, float scale);
     /* out[i] = num_exp_f32((x[i] - max) * scale) */
     void (*weights)(const float *x, int n, float max, float scale, float *out);
+    /* Sum of the weights w[i] >= 0 of those with x[i] > border. */
+    double (*mass_above)(const float *x, const float *w, int n, float border);
     /* Lists i with low <= x[i] <= high, ascending: ids first_id + i and values x[i]. Both arrays have ROWS_SLACK entries more than are found. */
     int (*gather)(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values);
 };

@@ -138,6 +138,28 @@ static void avx2_weights(const float *x, int n, float max, float scale, float *o
         out[i] = num_exp_f32((x[i] - max) * scale);
 }
 
+static double avx2_mass_above(const float *x, const float *w, int n, float border)
+{
+    float tail[2][16];
+    __m256 vborder = _mm256_set1_ps(border);
+    __m256d sum[4];
+    for (int q = 0; q < 4; q++)
+        sum[q] = _mm256_setzero_pd();
+    for (int i = 0; i < n; i += 16) {
+        bool whole = n - i >= 16;
+        const float *from = whole ? x + i : padded(x + i, n - i, tail[0]), *weights = whole ? w + i : padded(w + i, n - i, tail[1]);
+        for (int h = 0; h < 2; h++) {
+            __m256 above = _mm256_cmp_ps(_mm256_loadu_ps(from + 8 * h), vborder, _CMP_GT_OQ);
+            __m256 v = _mm256_and_ps(above, _mm256_loadu_ps(weights + 8 * h));
+            sum[2 * h] = _mm256_add_pd(sum[2 * h], _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
+            sum[2 * h + 1] = _mm256_add_pd(sum[2 * h + 1], _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+        }
+    }
+    double total = fold16d(sum);
+    _mm256_zeroupper();
+    return total;
+}
+
 static int avx2_gather(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values)
 {
     int count = 0, i = 0;
@@ -165,4 +187,5 @@ const struct rows_ops rows_avx2 = {.name = "avx2",
                                    .sum_exp = avx2_sum_exp,
                                    .moments = avx2_moments,
                                    .weights = avx2_weights,
+                                   .mass_above = avx2_mass_above,
                                    .gather = avx2_gather};

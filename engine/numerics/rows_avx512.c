@@ -172,41 +172,79 @@ static void avx512_weights(const float *x, int n, float max, float scale, float 
     _mm256_zeroupper();
 }
 
-/* Packed in a register and stored whole: packing stores are slow on some machines. */
-static inline int pack(__mmask16 mask, __m512 v, int32_t id, int32_t *ids, float *values)
+static double avx512_mass_above(const float *x, const float *w, int n, float border)
 {
-    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(steps, _mm512_set1_epi32(id))));
-    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, v));
-    return __builtin_popcount(mask);
+    __m512 vborder = _mm512_set1_ps(border);
+    __m512d sum[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __mmask16 above = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), vborder, _CMP_GT_OQ);
+        sum[0] = _mm512_add_pd(sum[0], _mm512_maskz_cvtps_pd((__mmask8)above, _mm256_loadu_ps(w + i)));
+        sum[1] = _mm512_add_pd(sum[1], _mm512_maskz_cvtps_pd((__mmask8)(above >> 8), _mm256_loadu_ps(w + i + 8)));
+    }
+    if (i < n) {
+        __mmask16 here = tail_mask(n - i);
+        here = _mm512_mask_cmp_ps_mask(here, _mm512_maskz_loadu_ps(here, x + i), vborder, _CMP_GT_OQ);
+        __m512 tail = _mm512_maskz_loadu_ps(here, w + i);
+        sum[0] = _mm512_add_pd(sum[0], _mm512_cvtps_pd(_mm512_castps512_ps256(tail)));
+        sum[1] = _mm512_add_pd(sum[1], _mm512_cvtps_pd(_mm512_extractf32x8_ps(tail, 1)));
+    }
+    double total = fold16d(sum[0], sum[1]);
+    _mm256_zeroupper();
+    return total;
+}
+
+/* Values between low and high, and where they are listed. */
+struct window {
+    __m512 low, high;
+    __m512i id; /* of the 16 values that come next */
+    int32_t *ids;
+    float *values;
+};
+
+static inline __mmask16 inside(const struct window *w, __m512 v)
+{
+    return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, w->low, _CMP_GE_OQ), v, w->high, _CMP_LE_OQ);
+}
+
+/* Packed in a register and stored whole: packing stores are slow on some machines. */
+static inline void pack(struct window *w, __mmask16 mask, __m512 v)
+{
+    _mm512_storeu_si512(w->ids, _mm512_maskz_compress_epi32(mask, w->id));
+    _mm512_storeu_ps(w->values, _mm512_maskz_compress_ps(mask, v));
+    w->ids += __builtin_popcount(mask);
+    w->values += __builtin_popcount(mask);
+    w->id = _mm512_add_epi32(w->id, _mm512_set1_epi32(16));
 }
 
 /* 64 at a time are passed over where none is in. Within them nothing branches: where one in twenty is in, a branch for every 16 is mispredicted so
  * often that the whole took twice as long. */
 static int avx512_gather(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values)
 {
-    int count = 0, i = 0;
-    __m512 vlow = _mm512_set1_ps(low), vhigh = _mm512_set1_ps(high), v[4];
-    __mmask16 in[4];
+    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    struct window w = {_mm512_set1_ps(low), _mm512_set1_ps(high), _mm512_add_epi32(steps, _mm512_set1_epi32(first_id)), ids, values};
+    int i = 0;
     for (; i + 64 <= n; i += 64) {
+        __m512 v[4];
+        __mmask16 in[4];
         for (int j = 0; j < 4; j++) {
             _mm_prefetch((const char *)(x + i + 16 * j + AHEAD), _MM_HINT_T0);
             v[j] = _mm512_loadu_ps(x + i + 16 * j);
-            in[j] = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v[j], vlow, _CMP_GE_OQ), v[j], vhigh, _CMP_LE_OQ);
+            in[j] = inside(&w, v[j]);
         }
-        if ((in[0] | in[1] | in[2] | in[3]) == 0)
+        if ((in[0] | in[1] | in[2] | in[3]) == 0) {
+            w.id = _mm512_add_epi32(w.id, _mm512_set1_epi32(64));
             continue;
+        }
         for (int j = 0; j < 4; j++)
-            count += pack(in[j], v[j], first_id + i + 16 * j, ids + count, values + count);
+            pack(&w, in[j], v[j]);
     }
     for (; i < n; i += 16) {
-        __mmask16 mask = tail_mask(n - i);
-        v[0] = _mm512_maskz_loadu_ps(mask, x + i);
-        mask = _mm512_mask_cmp_ps_mask(_mm512_mask_cmp_ps_mask(mask, v[0], vlow, _CMP_GE_OQ), v[0], vhigh, _CMP_LE_OQ);
-        count += pack(mask, v[0], first_id + i, ids + count, values + count);
+        __m512 v = _mm512_maskz_loadu_ps(tail_mask(n - i), x + i);
+        pack(&w, inside(&w, v) & tail_mask(n - i), v);
     }
     _mm256_zeroupper();
-    return count;
+    return (int)(w.values - values);
 }
 
 const struct rows_ops rows_avx512 = {.name = "avx512",
@@ -215,4 +253,5 @@ const struct rows_ops rows_avx512 = {.name = "avx512",
                                      .sum_exp_twice = avx512_sum_exp_twice,
                                      .moments = avx512_moments,
                                      .weights = avx512_weights,
+                                     .mass_above = avx512_mass_above,
                                      .gather = avx512_gather};

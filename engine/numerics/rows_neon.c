@@ -116,6 +116,25 @@ static void neon_weights(const float *x, int n, float max, float scale, float *o
         out[i] = num_exp_f32((x[i] - max) * scale);
 }
 
+static double neon_mass_above(const float *x, const float *w, int n, float border)
+{
+    float tail[2][16];
+    float64x2_t sum[8];
+    for (int q = 0; q < 8; q++)
+        sum[q] = vdupq_n_f64(0.0);
+    for (int i = 0; i < n; i += 16) {
+        bool whole = n - i >= 16;
+        const float *from = whole ? x + i : padded(x + i, n - i, tail[0]), *weights = whole ? w + i : padded(w + i, n - i, tail[1]);
+        for (int j = 0; j < 4; j++) {
+            uint32x4_t above = vcgtq_f32(vld1q_f32(from + 4 * j), vdupq_n_f32(border));
+            float32x4_t v = vreinterpretq_f32_u32(vandq_u32(above, vreinterpretq_u32_f32(vld1q_f32(weights + 4 * j))));
+            sum[2 * j] = vaddq_f64(sum[2 * j], vcvt_f64_f32(vget_low_f32(v)));
+            sum[2 * j + 1] = vaddq_f64(sum[2 * j + 1], vcvt_f64_f32(vget_high_f32(v)));
+        }
+    }
+    return fold16d(sum);
+}
+
 /* Few are found among many: four at a time are looked at, and one by one only where one of them is in. */
 static int neon_gather(const float *x, int n, float low, float high, int32_t first_id, int32_t *ids, float *values)
 {
@@ -140,4 +159,5 @@ const struct rows_ops rows_neon = {.name = "neon",
                                    .sum_exp = neon_sum_exp,
                                    .moments = neon_moments,
                                    .weights = neon_weights,
+                                   .mass_above = neon_mass_above,
                                    .gather = neon_gather};

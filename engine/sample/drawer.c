@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define MAX_SAMPLERS 8 /* each may touch 24 bytes for every token of the vocabulary */
+#define MAX_SAMPLERS 8 /* each may touch 32 bytes for every token of the vocabulary */
 
 struct drawer {
     struct runner runner;

@@ -2,16 +2,15 @@
  *
  * The vocabulary is never sorted. Greedy looks at block maxima and into one block. The plain draw (temperature alone) sums exponentials block by
  * block (numerics/rows.h) and walks one block. The truncations work on a list of survivors, ids ascending, with their weights e^((logit - max) / T);
- * block maxima tell which blocks can hold any. All of top_k, typical_p and top_p are one selection, "keep an item while the mass of strictly better
- * items is below the target", with mass 1 each for top_k. It is found by a radix walk over the bits of an order-preserving key (select_best): three
- * histograms, the later ones over the items in the border's cell alone; no comparison of two items.
+ * block maxima tell which blocks can hold any. All of top_k, typical_p and top_p are one selection (selection.c), "keep an item while the mass of
+ * strictly better items is below the target", with mass 1 each for top_k.
  *
- * The sums that decide: weights are f32 (num_exp_f32), added in f64 in ascending id within a histogram cell, cells from the best down; the total of a
- * list is added in f64 in ascending id. Scalar and the same on every machine.
+ * The sums that decide: weights are f32 (num_exp_f32), added in f64 in the selection's order; the total of a list is added in f64 in ascending id.
+ * Scalar and the same on every machine.
  *
  * Those sums are chains of dependent additions, 0.4 ms for a list of 262,144. But a sum only decides: which side of a target, which token. So where a
- * list is long, and for typical_p over a whole row, a sum in any faster order is taken first. It lies within slack_of() of the one in order, and
- * whatever stays on its side of the target by more than that is decided. What is left in doubt - a few draws in a billion; for typical_p one in
+ * list is long, and for typical_p over a whole row, a sum in any faster order is taken first. It lies within selection_slack() of the one in order,
+ * and whatever stays on its side of the target by more than that is decided. What is left in doubt - a few draws in a billion; for typical_p one in
  * a thousand on a model's rows - is done in order. The fast way never changes a token.
  *
  * A nucleus is looked for among the ids near the maximum. How near is guessed from the blocks' maxima and, where those say that it may be wide, from
@@ -28,16 +27,15 @@
 
 #include "engine/numerics/numerics.h"
 #include "engine/numerics/rows.h"
+#include "engine/sample/selection.h"
 
 static_assert(SCORES_BLOCK == ROWS_BLOCK, "block maxima and block sums cover the same ids");
 
-#define HIST_BITS 11
-#define HIST_CELLS (1 << HIST_BITS)
 #define MAX_INVERSE_TEMPERATURE 1e30f /* 0 * infinity would be NaN */
 #define LONG_LIST 2048 /* items from which a sum is worth an estimate */
 #define SPAN 256       /* items that an estimated walk steps over at once */
 #define DEPTH 7.0f     /* how far below the maximum, as a logarithm of weight, a nucleus is looked for first */
-#define DEEPEST 24     /* what lies deeper weighs nothing */
+#define DEEPEST 16     /* what lies deeper weighs next to nothing */
 #define SAMPLE 32      /* one block of so many is looked at to guess how deep the mass lies */
 
 struct sampler {
@@ -48,15 +46,14 @@ struct sampler {
     bool *touched;       /* [n_blocks] */
     float *block_sums;   /* [n_blocks] */
     bool will_score;     /* the next call asks for the row's log-probabilities */
-    const float *summed; /* the row whose sum at temperature 1 is in plain_sum, or NULL; from a draw to the next call */
-    double plain_sum;
+    const float *summed; /* the row whose log_sum_exp is known, or NULL; from a draw to the next call */
+    double log_sum_exp;
     int n_items;         /* survivors */
     int32_t *ids;        /* [n_vocab + ROWS_SLACK] ascending */
     float *values;       /* [n_vocab + ROWS_SLACK] logits of the survivors */
     float *weights;      /* [n_vocab] of the survivors */
-    uint32_t *keys;      /* [n_vocab] of the survivors, for a selection: larger is better */
-    int32_t *among;      /* [n_vocab] a selection's items that are still in question, as indices into the list */
-    double *hist;        /* [HIST_CELLS] */
+    float *typical;      /* [n_vocab] of the survivors: larger is more typical */
+    struct selection *selection;
 };
 
 /* A row as the steps see it. */
@@ -91,10 +88,10 @@ struct sampler *sampler_create(int n_vocab)
     s->ids = malloc((n + ROWS_SLACK) * sizeof *s->ids);
     s->values = malloc((n + ROWS_SLACK) * sizeof *s->values);
     s->weights = malloc(n * sizeof *s->weights);
-    s->keys = malloc(n * sizeof *s->keys);
-    s->among = malloc(n * sizeof *s->among);
-    s->hist = malloc(HIST_CELLS * sizeof *s->hist);
-    if (!s->changed || !s->block_max || !s->touched || !s->block_sums || !s->ids || !s->values || !s->weights || !s->keys || !s->among || !s->hist) {
+    s->typical = malloc(n * sizeof *s->typical);
+    s->selection = selection_create(n_vocab);
+    if (!s->changed || !s->block_max || !s->touched || !s->block_sums || !s->ids || !s->values || !s->weights || !s->typical ||
+        !s->selection) {
         sampler_destroy(s);
         return NULL;
     }
@@ -112,9 +109,8 @@ void sampler_destroy(struct sampler *s)
     free(s->ids);
     free(s->values);
     free(s->weights);
-    free(s->keys);
-    free(s->among);
-    free(s->hist);
+    free(s->typical);
+    selection_destroy(s->selection);
     free(s);
 }
 
@@ -162,10 +158,14 @@ static int32_t argmax(const struct sampler *s, const struct row *r)
 static double sum_weights(struct sampler *s, const struct row *r)
 {
     if (r->touched == NULL && s->will_score) {
-        s->summed = r->raw;
+        double plain, sum;
         if (r->scale != 1)
-            return rows_sum_exp_twice(s->rows, r->raw, s->n_vocab, r->max, r->scale, s->block_sums, &s->plain_sum);
-        return s->plain_sum = s->rows->sum_exp(r->raw, s->n_vocab, r->max, 1, s->block_sums);
+            sum = rows_sum_exp_twice(s->rows, r->raw, s->n_vocab, r->max, r->scale, s->block_sums, &plain);
+        else
+            sum = plain = s->rows->sum_exp(r->raw, s->n_vocab, r->max, 1, s->block_sums);
+        s->summed = r->raw;
+        s->log_sum_exp = (double)r->max + num_log(plain);
+        return sum;
     }
     if (r->touched == NULL)
         return s->rows->sum_exp(r->raw, s->n_vocab, r->max, r->scale, s->block_sums);
@@ -178,6 +178,14 @@ static double sum_weights(struct sampler *s, const struct row *r)
     for (int b = 0; b < s->n_blocks; b++)
         total += (double)s->block_sums[b];
     return total;
+}
+
+/* What log-probabilities need. Of a row that is changed first: this sum hides the time that the row takes to come into the near caches, and what
+ * follows finds it there. */
+static void sum_raw(struct sampler *s, const struct row *r)
+{
+    s->summed = r->raw;
+    s->log_sum_exp = rows_log_sum_exp(s->rows, r->raw, s->n_vocab, s->rows->max(r->block_max, s->n_blocks));
 }
 
 /* ---- steps 1 to 3: bias, bans, penalties ---- */
@@ -253,100 +261,32 @@ static double total_weight(const struct sampler *s)
     return total;
 }
 
-/* What two sums of n weights in different orders, each at most `total`, can differ by, and a target that is a part of them with it: twice the bound
- * n 2^-53 for each of the two, twice over. */
-static double slack_of(double total, int n)
+/* The list's weights from index `begin` on, added in any order. */
+static double quick_sum(const struct sampler *s, int begin, int n)
 {
-    return total * (double)n * 0x1p-50;
-}
-
-/* Eight chains instead of one. */
-static double quick_sum(const float *weights, int n)
-{
-    double lane[8] = {0};
-    int i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++)
-            lane[j] += (double)weights[i + j];
-    for (; i < n; i++)
-        lane[0] += (double)weights[i];
-    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    return s->rows->mass_above(s->values + begin, s->weights + begin, n, -INFINITY);
 }
 
 /* Whether the weights' sum is above the target in whatever order they are added. */
 static bool outweighs(const struct sampler *s, double target)
 {
-    double total = quick_sum(s->weights, s->n_items);
-    return total > target + slack_of(total, s->n_items);
+    double total = quick_sum(s, 0, s->n_items);
+    return total > target + selection_slack(total, s->n_items);
 }
 
-/* Unsigned integers in the order of the floats; -0 and +0 are one value. */
-static uint32_t ordered_key(float x)
+/* Where the list is to be cut by its scores. */
+static struct selection_border find_border(struct sampler *s, const float *scores, float low, double target)
 {
-    uint32_t u = num_bits_from_f32(x + 0.0f);
-    return u & 0x80000000u ? ~u : u | 0x80000000u;
+    return selection_find(s->selection, scores, s->weights, s->n_items, low, target);
 }
 
-static float value_of_key(uint32_t key)
+static void keep_best(struct sampler *s, const float *scores, struct selection_border border)
 {
-    return num_f32_from_bits(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
-
-/* The item at the border: an item survives when its key is above `key`, or equal and its index is at most `last`. */
-struct border {
-    uint32_t key;
-    int last;
-    double better, mass; /* of the survivors: without the last of them, and with it */
-};
-
-/* Finds the border such that an item survives iff the mass of strictly better items (higher key, or equal key and lower id) is below target. The mass
- * of an item is its weight, or 1 where `unit`. The best item always survives. */
-static struct border select_best(struct sampler *s, double target, bool unit)
-{
-    static const int shifts[3] = {21, 10, 0};
-    const uint32_t *keys = s->keys;
-    const float *weights = s->weights;
-    int32_t *among = s->among;
-    double *hist = s->hist, above = 0;
-    uint32_t prefix = 0;
-    int n = s->n_items; /* items that agree with the prefix: all at first, then listed in `among` */
-    for (int pass = 0; pass < 3; pass++) {
-        int shift = shifts[pass], n_cells = pass < 2 ? HIST_CELLS : HIST_CELLS / 2, lowest = n_cells, highest = 0, n_left = 0;
-        memset(hist, 0, HIST_CELLS * sizeof *hist);
-        for (int k = 0; k < n; k++) {
-            int i = pass == 0 ? k : among[k], cell = (int)(keys[i] >> shift) & (n_cells - 1);
-            hist[cell] += unit ? 1.0 : (double)weights[i];
-            lowest = cell < lowest ? cell : lowest;
-            highest = cell > highest ? cell : highest;
-        }
-        int cell = highest;
-        while (cell > lowest && (hist[cell] == 0 || above + hist[cell] < target))
-            above += hist[cell--];
-        prefix |= (uint32_t)cell << shift;
-        for (int k = 0; k < n; k++) {
-            int i = pass == 0 ? k : among[k];
-            among[n_left] = i;
-            n_left += keys[i] >> shift == prefix >> shift;
-        }
-        n = n_left;
-    }
-    struct border border = {.key = prefix, .last = -1};
-    for (int k = 0; k < n && (k == 0 || above < target); k++) {
-        border.last = among[k];
-        border.better = above;
-        border.mass = above += unit ? 1.0 : (double)weights[border.last];
-    }
-    return border;
-}
-
-static void keep_best(struct sampler *s, struct border border)
-{
-    const uint32_t *keys = s->keys;
     int32_t *ids = s->ids;
     float *values = s->values, *weights = s->weights;
     int n = 0;
     for (int i = 0; i < s->n_items; i++) {
-        bool keep = keys[i] > border.key || (keys[i] == border.key && i <= border.last);
+        bool keep = (scores[i] > border.score) | ((scores[i] == border.score) & (i <= border.last)); /* || would branch, often wrongly */
         ids[n] = ids[i];
         values[n] = values[i];
         weights[n] = weights[i];
@@ -355,10 +295,10 @@ static void keep_best(struct sampler *s, struct border border)
     s->n_items = n;
 }
 
-/* The same where the keys are the logits' and nobody but min_p and the draw looks at the list again: the others stay and weigh nothing. */
-static void mute_rest(struct sampler *s, struct border border)
+/* The same where the scores are the logits and nobody but min_p and the draw looks at the list again: the others stay and weigh nothing. */
+static void mute_rest(struct sampler *s, struct selection_border border)
 {
-    const float *values = s->values, low = value_of_key(border.key);
+    const float *values = s->values, low = border.score;
     float *weights = s->weights;
     const int n_first = border.last + 1, n = s->n_items;
     for (int i = 0; i < n_first; i++) {
@@ -371,22 +311,10 @@ static void mute_rest(struct sampler *s, struct border border)
     }
 }
 
-static void key_by_logit(struct sampler *s)
-{
-    const float *values = s->values;
-    uint32_t *keys = s->keys;
-    const int n = s->n_items;
-    for (int i = 0; i < n; i++)
-        keys[i] = ordered_key(values[i]);
-}
-
 /* A logit that at least k ids reach, k <= n_blocks: the k-th largest block maximum. Its block maximum is its own id, so k blocks give k ids. */
 static float kth_block_max(struct sampler *s, const struct row *r, int k)
 {
-    for (int b = 0; b < s->n_blocks; b++)
-        s->keys[b] = ordered_key(r->block_max[b]);
-    s->n_items = s->n_blocks;
-    return value_of_key(select_best(s, (double)k, true).key);
+    return selection_find(s->selection, r->block_max, NULL, s->n_blocks, -INFINITY, (double)k).score;
 }
 
 /* The k-th largest block maximum lets k ids through for certain, and not many more while k is small beside the blocks. A larger k would reach down
@@ -399,8 +327,7 @@ static void top_k(struct sampler *s, const struct row *r, int k)
         gather(s, r, k <= n ? kth_block_max(s, r, k) : -INFINITY, INFINITY);
     if (s->n_items <= k)
         return;
-    key_by_logit(s);
-    keep_best(s, select_best(s, (double)k, true));
+    keep_best(s, s->values, selection_find(s->selection, s->values, NULL, s->n_items, -INFINITY, (double)k));
 }
 
 /* The logarithm of an item's weight. */
@@ -416,10 +343,10 @@ static double oddity(const struct sampler *s, const struct row *r, double log_to
     return fabs(-log_p - entropy);
 }
 
-static void key_by_typicality(struct sampler *s, const struct row *r, double log_total, double entropy)
+static void score_typicality(struct sampler *s, const struct row *r, double log_total, double entropy)
 {
     for (int i = 0; i < s->n_items; i++)
-        s->keys[i] = ordered_key((float)-oddity(s, r, log_total, entropy, i));
+        s->typical[i] = (float)-oddity(s, r, log_total, entropy, i);
 }
 
 /* Locally typical sampling (Meister et al., 2022): the survivors whose surprise is nearest to the entropy, up to mass typical_p. */
@@ -429,8 +356,8 @@ static void typical(struct sampler *s, const struct row *r, float typical_p)
     for (int i = 0; i < s->n_items; i++)
         if (s->weights[i] > 0)
             entropy -= (double)s->weights[i] / total * (log_weight(s, r, i) - log_total);
-    key_by_typicality(s, r, log_total, entropy);
-    keep_best(s, select_best(s, (double)typical_p * total, false));
+    score_typicality(s, r, log_total, entropy);
+    keep_best(s, s->typical, find_border(s, s->typical, -DEEPEST, (double)typical_p * total));
 }
 
 /* The same over the whole row, by estimates: log-weight and entropy from sums in another order (both within 1e-8 of those in order, for they are
@@ -445,14 +372,16 @@ static bool typical_of_row(struct sampler *s, const struct row *r, float typical
         m = (struct rows_moments){m.sum + run.sum, m.sum_y + run.sum_y};
     }
     double mean = m.sum_y / m.sum, log_total = num_log(m.sum), entropy = log_total - mean, scale = (double)r->scale;
-    double target = (double)typical_p * m.sum, slack = slack_of(m.sum, s->n_vocab);
+    double target = (double)typical_p * m.sum, slack = selection_slack(m.sum, s->n_vocab);
     for (double reach = 3; reach < 100; reach *= 1.5) {
         double low = (double)r->max + (mean - reach) / scale, high = (double)r->max + (mean + reach) / scale;
         double rounding = 1e-6 * (fabs(low) + fabs(high) + fabs((double)r->max) + (reach - mean) / scale);
         gather(s, r, (float)(low - rounding), (float)(high + rounding));
-        key_by_typicality(s, r, log_total, entropy);
-        struct border border = select_best(s, target, false);
-        double odd = (double)-value_of_key(border.key), margin = 1e-7 + odd * 0x1p-22;
+        if (!outweighs(s, target))
+            continue;
+        score_typicality(s, r, log_total, entropy);
+        struct selection_border border = find_border(s, s->typical, (float)-reach, target);
+        double odd = (double)-border.score, margin = 1e-7 + odd * 0x1p-22;
         if (border.last < 0 || !(border.mass > target + slack) || !(odd + margin < reach))
             continue;
         if (!(border.better < target - slack))
@@ -460,7 +389,7 @@ static bool typical_of_row(struct sampler *s, const struct row *r, float typical
         for (int i = 0; i < s->n_items; i++)
             if (fabs(oddity(s, r, log_total, entropy, i) - odd) <= margin && s->values[i] != s->values[border.last])
                 return false;
-        keep_best(s, border);
+        keep_best(s, s->typical, border);
         return true;
     }
     return false;
@@ -469,46 +398,44 @@ static bool typical_of_row(struct sampler *s, const struct row *r, float typical
 /* A depth below which probably no more than `rest` lies, and not much less: by the blocks that are looked at. */
 static float sampled_depth(struct sampler *s, const struct row *r, double rest)
 {
-    enum { CELLS = 8, LAST = (DEEPEST - (int)DEPTH) * CELLS };
     float low = fmaxf(r->max - DEEPEST / r->scale, -FLT_MAX), high = r->max - DEPTH / r->scale;
-    double mass[LAST + 1] = {0}, deeper = 0;
-    int n = 0, cell = LAST;
+    int n = 0;
     for (int b = 0; b < s->n_blocks; b += SAMPLE)
         n += s->rows->gather(block_of(r, b), block_size(s, b), low, high, 0, s->ids + n, s->values + n);
     s->rows->weights(s->values, n, r->max, r->scale, s->weights);
-    for (int i = 0; i < n; i++) {
-        float at = ((r->max - s->values[i]) * r->scale - DEPTH) * CELLS;
-        mass[!(at > 0) ? 0 : at < LAST ? (int)at : LAST] += (double)s->weights[i] * SAMPLE;
-    }
-    while (cell > 0 && deeper + mass[cell] <= rest)
-        deeper += mass[cell--];
-    return DEPTH + (float)(cell + 1) / CELLS;
+    s->n_items = n;
+    selection_narrow(s->rows, s->values, s->weights, n, quick_sum(s, 0, n) - rest / SAMPLE, &low, &high);
+    return (r->max - low) * r->scale;
 }
 
-/* Where to look for a nucleus of a row of mass `total` that leaves `rest` out: not deep where few blocks reach down there. */
-static float first_depth(struct sampler *s, const struct row *r, double rest)
+/* Whether so many blocks reach near the maximum that a nucleus is likely to go deeper. */
+static bool is_wide(const struct sampler *s, const struct row *r)
 {
     float low = r->max - DEPTH / r->scale;
     int n = 0;
     for (int b = 0; b < s->n_blocks; b++)
         n += r->block_max[b] >= low;
-    return n <= s->n_blocks / 16 ? DEPTH : sampled_depth(s, r, rest);
+    return n > s->n_blocks / 16;
 }
 
 /* From the whole row: ids far below the maximum are left out first, unless the nucleus turns out to reach down to them. */
 static void top_p_of_row(struct sampler *s, const struct row *r, float top_p)
 {
-    double total = sum_weights(s, r), target = (double)top_p * total;
-    bool found = false;
-    float depth = first_depth(s, r, (total - target) * 0.8);
-    for (; depth < 40 && !found; depth *= 1.25f) { /* a larger step would list ten times what it needs */
-        gather(s, r, r->max - depth / r->scale, INFINITY);
+    double total = sum_weights(s, r), target = (double)top_p * total, rest = (total - target) * 0.8;
+    float low = -INFINITY;
+    bool found = false, sampled = is_wide(s, r);
+    for (float depth = sampled ? sampled_depth(s, r, rest) : DEPTH; depth < 40 && !found;) {
+        low = r->max - depth / r->scale;
+        gather(s, r, low, INFINITY);
         found = outweighs(s, target);
+        depth *= 1.25f; /* a larger step would list ten times what it needs */
+        if (!found && !sampled)
+            depth = fmaxf(depth, sampled_depth(s, r, rest));
+        sampled = true;
     }
     if (!found)
         gather(s, r, -INFINITY, INFINITY);
-    key_by_logit(s);
-    mute_rest(s, select_best(s, target, false));
+    mute_rest(s, find_border(s, s->values, low, target));
 }
 
 static void min_p(struct sampler *s, float min)
@@ -539,8 +466,8 @@ static bool truncate_row(struct sampler *s, const struct sampler_params *p, cons
     }
     listed = listed || p->typical_p < 1;
     if (p->top_p < 1 && listed) {
-        key_by_logit(s);
-        keep_best(s, select_best(s, (double)p->top_p * total_weight(s), false));
+        float low = r->max - DEEPEST / r->scale;
+        keep_best(s, s->values, find_border(s, s->values, low, (double)p->top_p * total_weight(s)));
     } else if (p->top_p < 1) {
         top_p_of_row(s, r, p->top_p);
         listed = true;
@@ -560,9 +487,9 @@ static bool truncate_row(struct sampler *s, const struct sampler_params *p, cons
 static int32_t draw_from_long_list(const struct sampler *s, double u)
 {
     int n = s->n_items, i = 0;
-    double total = quick_sum(s->weights, n), target = u * total, slack = slack_of(total, n), sum = 0;
+    double total = quick_sum(s, 0, n), target = u * total, slack = selection_slack(total, n), sum = 0;
     while (i + SPAN <= n) {
-        double span = quick_sum(s->weights + i, SPAN);
+        double span = quick_sum(s, i, SPAN);
         if (sum + span > target)
             break;
         sum += span;
@@ -630,8 +557,11 @@ int32_t sampler_next(struct sampler *s, const struct sampler_params *p, const st
     struct row r = raw;
     s->will_score = d->will_score;
     s->summed = NULL;
-    if (changes(p, d))
+    if (changes(p, d)) {
+        if (d->will_score)
+            sum_raw(s, &raw);
         change_row(s, p, d, &r);
+    }
     int32_t best = argmax(s, &r);
     r.max = block_of(&r, best / SCORES_BLOCK)[best % SCORES_BLOCK];
     if (!(r.max > -INFINITY))
@@ -658,7 +588,7 @@ void sampler_logprobs(struct sampler *s, const struct scores *scores, int i, int
     assert(n_top <= SAMPLER_MAX_TOP);
     const float *logits = scores->row(scores->ctx, i), *block_max = scores->block_max(scores->ctx, i);
     float max = s->rows->max(block_max, s->n_blocks);
-    double norm = s->summed == logits ? (double)max + num_log(s->plain_sum) : rows_log_sum_exp(s->rows, logits, s->n_vocab, max);
+    double norm = s->summed == logits ? s->log_sum_exp : rows_log_sum_exp(s->rows, logits, s->n_vocab, max);
     s->summed = NULL;
     *chosen_out = (struct token_logprob){.id = id, .logprob = (float)((double)logits[id] - norm)};
     if (n_top > s->n_vocab)

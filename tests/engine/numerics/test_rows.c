@@ -82,6 +82,8 @@ static void lists_and_moments_are_the_same_on_every_instruction_set(void **state
                 rows_generic.weights(x, n, max, scale, weights[0]);
                 ops->weights(x, n, max, scale, weights[1]);
                 assert_memory_equal(weights[0], weights[1], (size_t)n * sizeof weights[0][0]);
+                double above = rows_generic.mass_above(x, weights[0], n, low), above2 = ops->mass_above(x, weights[0], n, low);
+                assert_memory_equal(&above, &above2, sizeof above);
                 struct rows_moments a = rows_generic.moments(x, n, max, scale), b = ops->moments(x, n, max, scale);
                 assert_memory_equal(&a, &b, sizeof a);
                 n_compared++;
@@ -102,6 +104,20 @@ static void a_gathered_list_is_what_lies_between(void **state)
         assert_int_equal(ids[i], ((int32_t[]){40, 42, 44})[i]);
         assert_true(values[i] == x[ids[i] - 40]);
     }
+}
+
+static void the_mass_above_a_border_leaves_out_what_equals_it(void **state)
+{
+    (void)state;
+    float x[40], w[40];
+    for (int i = 0; i < 40; i++) {
+        x[i] = (float)(i % 20);
+        w[i] = (float)(1 + i);
+    }
+    assert_true(rows_best()->mass_above(x, w, 40, 17.0f) == 19 + 20 + 39 + 40);
+    assert_true(rows_best()->mass_above(x, w, 39, 17.0f) == 19 + 20 + 39);
+    assert_true(rows_best()->mass_above(x, w, 40, -INFINITY) == 820);
+    assert_true(rows_best()->mass_above(x, w, 40, 19.0f) == 0);
 }
 
 static void moments_are_close_to_f64(void **state)
@@ -163,6 +179,7 @@ int main(void)
         cmocka_unit_test(every_instruction_set_gives_the_same_bits),
         cmocka_unit_test(lists_and_moments_are_the_same_on_every_instruction_set),
         cmocka_unit_test(a_gathered_list_is_what_lies_between),
+        cmocka_unit_test(the_mass_above_a_border_leaves_out_what_equals_it),
         cmocka_unit_test(moments_are_close_to_f64),
         cmocka_unit_test(sum_of_exponentials_is_close_to_f64),
         cmocka_unit_test(a_row_of_minus_infinity_has_no_mass),
