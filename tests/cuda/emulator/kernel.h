@@ -344,7 +344,11 @@ void emu_launch(std::shared_ptr<emu_call> call, cudaStream_t stream);
 template <class... P> struct emu_kernel_call : emu_call {
     void (*kernel)(P...);
     std::tuple<P...> args;
-    emu_kernel_call(void (*k)(P...), P... a) : kernel(k), args(a...) {}
+    // Padding of a struct may hold halves of old pointers: no argument, and not to be taken for one.
+    emu_kernel_call(void (*k)(P...), P... a) : kernel(k), args(a...)
+    {
+        std::apply([](P &...copy) { (__builtin_clear_padding(&copy), ...); }, args);
+    }
     void run() const override { std::apply(kernel, args); }
     template <class T> void check_one(int i, const T &v) const { emu_check_bytes(name, i, &v, sizeof v); }
     template <class T> void check_one(int i, T *const &v) const { emu_check_pointer(name, i, (const void *)v); }
