@@ -1,8 +1,8 @@
 // test_fragments.cu: where the elements of a tile lie in a warp's registers, from a second source.
 //
-// The emulated device goes from lanes to elements. Here it is the other way round: the PTX ISA ("Matrix Fragments for mma.m16n8k16 / k32 with integer
-// type", "ldmatrix") tells for a lane and the i-th of its values a row and a column; these formulas solved for (lane, i) place each element by its row
-// and column. The matrices differ in every index, so that any exchange of two places changes a result.
+// The emulated device goes from lanes to elements. Here it is the other way round: the PTX ISA (fragments of mma.m16n8k16 and k32 with integer type,
+// and ldmatrix) tells for a lane and the i-th of its values a row and a column; these formulas solved for (lane, i) place each element by its row and
+// column. The matrices differ in every index, so that any exchange of two places changes a result.
 #include <vector>
 
 #include "emulator.h"

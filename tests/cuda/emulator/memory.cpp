@@ -246,13 +246,16 @@ void emu_check_pointer(const char *kernel, int arg, const void *p)
     emu_die("argument %d of kernel %s is not the device's memory: %p", arg, kernel, p);
 }
 
-// A struct of pointers: words that are addresses of mapped memory, but not of the device's, are pointers that went astray.
+// A struct of pointers: words that are addresses of mapped memory, but not of the device's, are pointers that went astray. Programs, heaps and stacks
+// lie from PROGRAMS on; below, two small ints look like addresses, and sanitizers keep their shadow there.
+#define PROGRAMS 0x550000000000u
+
 void emu_check_bytes(const char *kernel, int arg, const void *bytes, size_t n_bytes)
 {
     for (size_t at = 0; at + 8 <= n_bytes; at += 8) {
         uint64_t word;
         memcpy(&word, (const char *)bytes + at, 8);
-        if (n_bytes < 16 || word < PAGE || word >> 47 || is_ours((const void *)word))
+        if (n_bytes < 16 || word < PROGRAMS || word >> 47 || is_ours((const void *)word))
             continue;
         unsigned char resident;
         if (mincore((void *)(word & ~(uint64_t)(PAGE - 1)), 1, &resident) == 0) {
