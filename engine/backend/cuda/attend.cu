@@ -22,7 +22,7 @@
  *   attend_   grid                                       threads  shared
  *   rope      n_rows, (n_head + 2 n_kv) / 4                128     -
  *   copy      n_layers * n_kv                              128     -
- *   split     max_chunks, n_kv * tiles of heads, n_splits   64     queries and scores of up to 8: 7 KiB for heads of 128
+ *   split     max_chunks, n_kv * tiles of heads, n_splits   64     values of the chunk, queries and scores of up to 8: 23 KiB for heads of 128
  *   merge     n_splits, groups of heads                    128     values of a group, factors of 64 chunks
  *   walk      n_walks, n_kv, tiles of queries              128     queries, scores and values of up to 32: 42 KiB for heads of 128
  *   round     16 n_walks, n_blocks / 16                    128     - */
@@ -192,6 +192,12 @@ static size_t tile_bytes(int n, int head_pad, bool walks)
     return sizeof(float) * (floats + (walks ? (size_t)n * (size_t)head_pad : 0));
 }
 
+/* Bytes of a page's values. */
+static size_t values_bytes(int head_pad)
+{
+    return sizeof(uint16_t) * PAGE * (size_t)head_pad;
+}
+
 static __device__ __forceinline__ struct tile tile_at(unsigned char *shared, const struct device_kv &kv, int n, bool walks)
 {
     struct tile t;
@@ -329,8 +335,9 @@ static __device__ __forceinline__ void score(const struct tile &t, const uint16_
 }
 
 /* A query's running maximum and sum take a chunk in; what its values are to be multiplied with. */
-static __device__ __forceinline__ void merge_sums(const struct tile &t, int query, int chunk, float m, float l, bool sees)
+static __device__ __forceinline__ void merge_sums(const struct tile &t, int query, int chunk, float m, float l)
 {
+    const bool sees = t.last[query] >= chunk * PAGE && t.first[query] < (chunk + 1) * PAGE;
     float a = 0.0f, b = -1.0f; /* b below 0: the chunk does not count; a below 0: it is the first one */
     if (sees && chunk == t.first[query] / PAGE) {
         a = -1.0f;
@@ -359,6 +366,7 @@ static __device__ __forceinline__ void weigh(const struct tile &t, int chunk)
         bool sees[2][W];
         read_floats<W>(low, x[0]);
         read_floats<W>(high, x[1]);
+        DEVICE_UNROLL
         for (int i = 0; i < W; i++) {
             const int first = t.first[query + i] - chunk * PAGE, last = t.last[query + i] - chunk * PAGE;
             sees[0][i] = lane >= first && lane <= last;
@@ -367,10 +375,12 @@ static __device__ __forceinline__ void weigh(const struct tile &t, int chunk)
             m[i] = sees[1][i] && x[1][i] > m[i] ? x[1][i] : m[i];
         }
         for (int lanes = 16; lanes > 0; lanes /= 2)
+            DEVICE_UNROLL
             for (int i = 0; i < W; i++) {
                 const float other = __shfl_xor_sync(ALL_LANES, m[i], lanes);
                 m[i] = other > m[i] ? other : m[i];
             }
+        DEVICE_UNROLL
         for (int i = 0; i < W; i++) {
             for (int h = 0; h < 2; h++)
                 x[h][i] = sees[h][i] ? num_exp_f32(x[h][i] - m[i]) : HIDDEN;
@@ -378,14 +388,17 @@ static __device__ __forceinline__ void weigh(const struct tile &t, int chunk)
         }
         write_floats<W>(low, x[0]);
         write_floats<W>(high, x[1]);
-        for (int i = 0; i < W; i++) {
-            const int first = t.first[query + i] - chunk * PAGE, last = t.last[query + i] - chunk * PAGE;
-            if (lane == i && WALKS)
-                merge_sums(t, query + i, chunk, m[i], l[i], last >= 0 && first < PAGE);
-            if (lane == i && !WALKS) {
-                t.m[query + i] = m[i];
-                t.l[query + i] = l[i];
-            }
+        float mine = m[0], sum = l[0]; /* lane i takes those of query i */
+        DEVICE_UNROLL
+        for (int i = 1; i < W; i++) {
+            mine = lane == i ? m[i] : mine;
+            sum = lane == i ? l[i] : sum;
+        }
+        if (lane < W && WALKS) {
+            merge_sums(t, query + lane, chunk, mine, sum);
+        } else if (lane < W) {
+            t.m[query + lane] = mine;
+            t.l[query + lane] = sum;
         }
     }
 }
@@ -446,12 +459,35 @@ static __device__ __forceinline__ float *partial_at(const struct device_attend &
     return p.partials + at * ATTEND_PARTIAL(p.kv.head_pad);
 }
 
-/* One chunk of one row for up to Q heads of a kv head. */
+/* Asks for the values of keys lo .. hi; each thread waits for its own. */
+static __device__ __forceinline__ void stage_values(uint16_t *to, const uint16_t *v, int lo, int hi, int head_pad)
+{
+    for (int i = lo * head_pad + 8 * (int)threadIdx.x; i < (hi + 1) * head_pad; i += 8 * SPLIT_THREADS)
+        dev_cp_async16(to + i, v + i);
+    dev_cp_commit();
+}
+
+/* The values of one chunk for up to Q heads, to their partials. */
 template <int Q>
-__global__ void __launch_bounds__(SPLIT_THREADS) attend_split(struct device_attend p)
+static __device__ __forceinline__ void split_values(const struct device_attend &p, const struct tile &t, const uint16_t *v, int lo, int hi, int head,
+                                                    int n_queries)
+{
+    for (int pair = (int)threadIdx.x; pair < t.head_dim / 2; pair += SPLIT_THREADS) {
+        float o[Q][2];
+        add_keys<Q, true>(t, v, 2 * pair, 0, lo, hi, o);
+        for (int i = 0; i < Q; i++)
+            if (i < n_queries)
+                *(float2 *)(partial_at(p, (int)blockIdx.z, head + i, (int)blockIdx.x) + 2 * pair) = make_float2(o[i][0], o[i][1]);
+    }
+}
+
+/* One chunk of one row for up to Q heads of a kv head. STAGES: values are asked for at once, into shared memory, and come while the scores are
+ * computed. */
+template <int Q, bool STAGES>
+__global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_split(struct device_attend p)
 {
     DYNAMIC_SHARED(shared);
-    const struct tile t = tile_at(shared, p.kv, Q, false);
+    const struct tile t = tile_at(STAGES ? shared + PAGE * 2 * p.kv.head_pad : shared, p.kv, Q, false);
     const int heads = p.n_head / p.kv.n_kv, tiles = (heads + Q - 1) / Q, me = (int)threadIdx.x;
     const int kv_head = (int)blockIdx.y / tiles, head = kv_head * heads + (int)blockIdx.y % tiles * Q;
     const int n_queries = at_most(Q, (kv_head + 1) * heads - head), split = (int)blockIdx.z;
@@ -460,20 +496,18 @@ __global__ void __launch_bounds__(SPLIT_THREADS) attend_split(struct device_atte
     if (pos >= 0 && chunk <= pos / PAGE) {
         const uint16_t *k = kv_head_at(p.kv, page_of(p.batch, row, chunk), p.layer, kv_head), *v = k + PAGE * t.head_pad;
         const int hi = at_most(pos - chunk * PAGE, PAGE - 1), lo = first > chunk * PAGE ? first - chunk * PAGE : 0;
+        if (STAGES)
+            stage_values((uint16_t *)shared, v, lo, hi, t.head_pad);
         for (int i = 0; i < Q; i++)
             load_query(p, t, i, i < n_queries ? row : -1, i < n_queries ? head + i : 0, me, SPLIT_THREADS);
         __syncthreads();
         score<SPLIT_THREADS, 1, Q, 4>(t, k, hi, p.scale);
         __syncthreads();
         weigh<SPLIT_THREADS, (Q < 4 ? Q : 4), false>(t, chunk);
+        if (STAGES)
+            dev_cp_wait(0);
         __syncthreads();
-        for (int pair = me; pair < t.head_dim / 2; pair += SPLIT_THREADS) {
-            float o[Q][2];
-            add_keys<Q, true>(t, v, 2 * pair, 0, lo, hi, o);
-            for (int i = 0; i < Q; i++)
-                if (i < n_queries)
-                    *(float2 *)(partial_at(p, split, head + i, (int)blockIdx.x) + 2 * pair) = make_float2(o[i][0], o[i][1]);
-        }
+        split_values<Q>(p, t, STAGES ? (const uint16_t *)shared : v, lo, hi, head, n_queries);
         if (me < n_queries) {
             float *sums = partial_at(p, split, head + me, (int)blockIdx.x) + t.head_pad;
             sums[0] = t.m[me];
@@ -612,7 +646,7 @@ static __device__ __forceinline__ void walk_values(const struct tile &t, const u
 
 /* A tile of n queries, a multiple of Q: of rows times heads of a kv head, those from blockIdx.z * n on. */
 template <int Q>
-__global__ void __launch_bounds__(WALK_THREADS) attend_walk(struct device_attend p, int n)
+__global__ void __launch_bounds__(WALK_THREADS, 4) attend_walk(struct device_attend p, int n)
 {
     DYNAMIC_SHARED(shared);
     const struct tile t = tile_at(shared, p.kv, n, true);
@@ -664,7 +698,11 @@ static void launch_split(const struct device_attend *p, cudaStream_t stream)
 {
     const int tiles = ceil_div(p->n_head / p->kv.n_kv, Q);
     const dim3 grid((unsigned)p->batch.max_chunks, (unsigned)(p->kv.n_kv * tiles), (unsigned)p->batch.n_splits);
-    LAUNCH(attend_split<Q>, grid, dim3(SPLIT_THREADS), tile_bytes(Q, p->kv.head_pad, false), stream, *p);
+    const size_t bytes = tile_bytes(Q, p->kv.head_pad, false), staged = bytes + values_bytes(p->kv.head_pad);
+    if (staged <= SHARED_LIMIT)
+        LAUNCH((attend_split<Q, true>), grid, dim3(SPLIT_THREADS), staged, stream, *p);
+    else
+        LAUNCH((attend_split<Q, false>), grid, dim3(SPLIT_THREADS), bytes, stream, *p);
 }
 
 static void launch_splits(const struct device_attend *p, cudaStream_t stream)

@@ -12,6 +12,7 @@
 //   dev_ldmatrix_x4(r, row)          int r[4]: four 8x8 matrices of 16-bit values from shared memory, lane 8 j + i naming row i of matrix j
 //   dev_cp_async16(to, from)         16 bytes from global to shared memory, not before dev_cp_wait
 //   dev_cp_commit(), dev_cp_wait(n)  closes a group; waits until at most n (a constant) of the thread's groups are pending. Others need a barrier.
+//   DEVICE_UNROLL, DEVICE_LOOP       before a loop: all of it in a row, for registers have no index; and never. g++ has no use for either
 //
 // and of CUDA itself: threadIdx and its kin, __syncthreads, __syncwarp(), __shfl_sync, __shfl_xor_sync, __ballot_sync, __reduce_add_sync with full
 // masks, __dp4a, integer atomics. Not: a `return` before a barrier, blocks of incomplete warps, float atomics, libdevice's exp and its like, a cast
@@ -62,10 +63,15 @@ static __device__ __forceinline__ void dev_cp_async16(void *to, const void *from
 
 #define dev_cp_commit() asm volatile("cp.async.commit_group;" ::: "memory")
 #define dev_cp_wait(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
+#define DEVICE_UNROLL _Pragma("unroll")
+#define DEVICE_LOOP _Pragma("unroll 1")
 
 #else
 
 #include "kernel.h"
+
+#define DEVICE_UNROLL
+#define DEVICE_LOOP
 
 #endif
 

@@ -12,15 +12,6 @@
 #include "engine/backend/cuda/layout.h"
 #include "engine/numerics/numerics.h"
 
-/* Before a loop: all of it in a row, for registers have no index; and never. g++ has no use for either. */
-#ifdef __CUDACC__
-#define DEVICE_UNROLL _Pragma("unroll")
-#define DEVICE_LOOP _Pragma("unroll 1")
-#else
-#define DEVICE_UNROLL
-#define DEVICE_LOOP
-#endif
-
 static __device__ __forceinline__ float weights_f16(uint16_t bits)
 {
     return __half2float(__ushort_as_half(bits));
