@@ -318,13 +318,18 @@ static float kth_block_max(struct sampler *s, const struct row *r, int k)
 }
 
 /* The k-th largest block maximum lets k ids through for certain, and not many more while k is small beside the blocks. A larger k would reach down
- * into blocks that are no good at all; a higher bar mostly lets k through as well. */
+ * into blocks that are no good at all, and a higher bar mostly lets k through as well: the block that has one of them has others. */
 static void top_k(struct sampler *s, const struct row *r, int k)
 {
-    int n = s->n_blocks, bar = k <= n / 4 ? k : 3 * (k < n ? k : n) / 4;
+    int n = s->n_blocks, lowest = k < n ? k : n, bar = k <= n / 4 ? k : (lowest + 1) / 2;
     gather(s, r, kth_block_max(s, r, bar), INFINITY);
-    if (s->n_items < k && bar < k)
-        gather(s, r, k <= n ? kth_block_max(s, r, k) : -INFINITY, INFINITY);
+    while (s->n_items < k && bar < lowest) {
+        bar += (lowest + 3) / 4;
+        bar = bar < lowest ? bar : lowest;
+        gather(s, r, kth_block_max(s, r, bar), INFINITY);
+    }
+    if (s->n_items < k)
+        gather(s, r, -INFINITY, INFINITY);
     if (s->n_items <= k)
         return;
     keep_best(s, s->values, selection_find(s->selection, s->values, NULL, s->n_items, -INFINITY, (double)k));
