@@ -135,22 +135,27 @@ static inline double fold16d(__m512d low, __m512d high)
     return _mm_cvtsd_f64(_mm_add_sd(c, _mm_unpackhi_pd(c, c)));
 }
 
+/* By blocks that wait in the nearest cache: widening what comes from memory is one operation, and three for the upper half of a register. */
 static struct rows_moments avx512_moments(const float *x, int n, float max, float scale)
 {
+    float w[ROWS_BLOCK], y[ROWS_BLOCK];
     __m512 vmax = _mm512_set1_ps(max), vscale = _mm512_set1_ps(scale);
     __m512d sum[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()}, sum_y[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
-    for (int i = 0; i < n; i += 16) {
-        _mm_prefetch((const char *)(x + i + AHEAD), _MM_HINT_T0);
-        __m512 y = n - i >= 16 ? load_y(x + i, vmax, vscale) : load_tail_y(x + i, n - i, vmax, vscale);
-        __mmask16 mask = has_weight(y);
-        __m512 w = _mm512_maskz_mov_ps(mask, exp16(y));
-        y = _mm512_maskz_mov_ps(mask, y);
-        for (int h = 0; h < 2; h++) {
-            __m512d wd = _mm512_cvtps_pd(h == 0 ? _mm512_castps512_ps256(w) : _mm512_extractf32x8_ps(w, 1));
-            __m512d yd = _mm512_cvtps_pd(h == 0 ? _mm512_castps512_ps256(y) : _mm512_extractf32x8_ps(y, 1));
-            sum[h] = _mm512_add_pd(sum[h], wd);
-            sum_y[h] = _mm512_fmadd_pd(wd, yd, sum_y[h]);
+    for (int begin = 0; begin < n; begin += ROWS_BLOCK) {
+        int end = n - begin < ROWS_BLOCK ? n : begin + ROWS_BLOCK;
+        for (int i = begin; i < end; i += 16) {
+            _mm_prefetch((const char *)(x + i + AHEAD), _MM_HINT_T0);
+            __m512 v = end - i >= 16 ? load_y(x + i, vmax, vscale) : load_tail_y(x + i, end - i, vmax, vscale);
+            __mmask16 mask = has_weight(v);
+            _mm512_storeu_ps(w + (i - begin), _mm512_maskz_mov_ps(mask, exp16(v)));
+            _mm512_storeu_ps(y + (i - begin), _mm512_maskz_mov_ps(mask, v));
         }
+        for (int i = 0; i < end - begin; i += 16)
+            for (int h = 0; h < 2; h++) {
+                __m512d wd = _mm512_cvtps_pd(_mm256_loadu_ps(w + i + 8 * h)), yd = _mm512_cvtps_pd(_mm256_loadu_ps(y + i + 8 * h));
+                sum[h] = _mm512_add_pd(sum[h], wd);
+                sum_y[h] = _mm512_fmadd_pd(wd, yd, sum_y[h]);
+            }
     }
     struct rows_moments m = {fold16d(sum[0], sum[1]), fold16d(sum_y[0], sum_y[1])};
     _mm256_zeroupper();
