@@ -100,10 +100,19 @@ check-bugs: $(BUGS)
 	  build/cuda-asan/$(notdir $(EMULATED))/tests/cuda/bugs
 	$(MAKE) BUILD=build/cuda-tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda/bugs
 	tests/cuda/run-bugs $(BUGS) build/cuda-asan/$(notdir $(EMULATED))/tests/cuda/bugs build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda/bugs
-.PHONY: check-bugs
+# The emulator's header and the toolkit's agree on every number and type that nextd uses.
+check-api: need-nvcc
+	@mkdir -p $(BUILD)
+	$(CC) -std=c11 -Wall -Wextra -Werror -Itests/cuda/emulator tests/cuda/api.c -o $(BUILD)/api-emulated
+	$(CC) -std=c11 -Wall -Wextra -Werror $(CUDA_CPPFLAGS) tests/cuda/api.c -o $(BUILD)/api-cuda
+	$(BUILD)/api-emulated > $(BUILD)/api-emulated.txt
+	$(BUILD)/api-cuda | diff $(BUILD)/api-emulated.txt -
+	@echo '1 passed, 0 failed'
+.PHONY: check-bugs check-api
 
 cuda-tests: $(CUDA_TESTS)
 # Every kernel and the whole backend on the emulated device: no GPU, no CUDA.
 check-cuda: cuda-tests
+	$(MAKE) check-bugs
 	TEST_TIMEOUT_S=300 scripts/run-tests $(EMULATED)/tests/cuda
 .PHONY: cuda-tests check-cuda

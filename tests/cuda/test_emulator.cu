@@ -1,5 +1,9 @@
 // test_emulator.cu: the emulated device does what CUDA says, and refuses what CUDA refuses. What it must notice in kernels is in bugs_kernel.cu; what
 // a warp's fragments hold is in test_fragments.cu.
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <thread>
 #include <vector>
 
@@ -455,6 +459,40 @@ static void test_other_devices(void)
     EXPECT(strcmp(cudaGetErrorName(cudaErrorIllegalAddress), "cudaErrorIllegalAddress") == 0 && *cudaGetErrorString(cudaErrorNoDevice));
 }
 
+// In a process of its own, which the environment tells to fail: 0 if all was as it says.
+static int obey_environment(void)
+{
+    struct emulator_device d;
+    void *p = NULL;
+    int n = 0;
+    emulator_get_device(&d);
+    bool right = d.memory_bytes == 3 << 20 && d.capability == 89 && d.driver_version == 12040 && d.n_devices == 2;
+    right &= cudaGetDeviceCount(&n) == cudaSuccess && n == 2;
+    right &= cudaMalloc(&p, 16) == cudaSuccess && cudaMalloc(&p, 16) == cudaErrorMemoryAllocation && cudaMalloc(&p, 16) == cudaSuccess;
+    for (int i = 1; i <= 3; i++) {
+        right &= cudaMemsetAsync(p, 0, 16, NULL) == cudaSuccess;
+        right &= cudaStreamSynchronize(NULL) == (i < 3 ? cudaSuccess : cudaErrorIllegalAddress);
+    }
+    return right ? 0 : 1;
+}
+
+static void test_environment(const char *program)
+{
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        setenv("EMULATOR_MEMORY", "3", 1);
+        setenv("EMULATOR_CAPABILITY", "89", 1);
+        setenv("EMULATOR_DRIVER", "12040", 1);
+        setenv("EMULATOR_DEVICES", "2", 1);
+        setenv("EMULATOR_FAIL_MALLOC_AT", "2", 1);
+        setenv("EMULATOR_FAULT_AT", "3", 1);
+        execl(program, program, "--obey-environment", (char *)NULL);
+        _exit(127);
+    }
+    EXPECT(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static void test_nothing_is_left(void)
 {
     struct emulator_counts c;
@@ -464,8 +502,10 @@ static void test_nothing_is_left(void)
     EXPECT(c.n_launches > 0 && c.n_blocks > c.n_launches && c.n_graph_nodes >= 2 * c.n_graph_launches && c.n_graph_launches > 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "--obey-environment") == 0)
+        return obey_environment();
     static const struct {
         enum emulator_schedule schedule;
         uint64_t seed;
@@ -487,6 +527,7 @@ int main(void)
     test_memory_runs_out();
     test_fault_is_sticky();
     test_other_devices();
+    test_environment(argv[0]);
     test_nothing_is_left();
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;

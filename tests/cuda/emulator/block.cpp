@@ -228,7 +228,7 @@ void emu_barrier(const char *file, int line)
 }
 
 // Waits until all lanes of the warp are here. The last one to come does `last`.
-static void arrive(unsigned mask, const char *what, const char *file, int line, void (*last)(warp *, int, int) = NULL, int round = 0, int k = 0)
+static void arrive(unsigned mask, const char *what, const char *file, int line, void (*last)(warp *, int) = NULL, int round = 0)
 {
     thread *t = running;
     int lane = t->seen.lane;
@@ -244,7 +244,7 @@ static void arrive(unsigned mask, const char *what, const char *file, int line, 
     w->arrived |= 1u << lane;
     if (w->arrived == w->full) {
         if (last)
-            last(w, round, k);
+            last(w, round);
         w->arrived = 0;
         w->runnable = w->full;
         if (emu_schedule == EMULATOR_RANDOM)
@@ -259,10 +259,9 @@ static void arrive(unsigned mask, const char *what, const char *file, int line, 
     t->at.what = NULL;
 }
 
-static void count_barrier(warp *w, int round, int k)
+static void count_barrier(warp *w, int round)
 {
     (void)round;
-    (void)k;
     w->n_barriers++;
 }
 
@@ -304,13 +303,13 @@ void emu_gather(unsigned mask, uint64_t value, uint64_t *out, const char *what, 
 //   A (16 x k)  rows g (even registers) and g + 8 (odd), columns 4 t .. 4 t + 3, registers 2 and 3: 16 columns on
 //   B (k x 8)   column g, rows 4 t .. 4 t + 3, register 1: 16 rows on
 //   D (16 x 8)  registers 0, 1: row g, columns 2 t, 2 t + 1; registers 2, 3: row g + 8
-static void multiply(warp *w, int round, int k)
+template <int K> static void multiply(warp *w, int round)
 {
     int8_t a[16][32], b[8][32];
     for (int lane = 0; lane < 32; lane++) {
         const int *f = w->fragment[round][lane];
         int g = lane >> 2, at = (lane & 3) * 4;
-        for (int half = 0; half < k / 16; half++) {
+        for (int half = 0; half < K / 16; half++) {
             memcpy(&a[g][16 * half + at], &f[2 * half], 4);
             memcpy(&a[g + 8][16 * half + at], &f[2 * half + 1], 4);
             memcpy(&b[g][16 * half + at], &f[4 + half], 4);
@@ -321,7 +320,7 @@ static void multiply(warp *w, int round, int k)
         for (int i = 0; i < 4; i++) {
             const int8_t *row = a[(lane >> 2) + (i / 2) * 8], *column = b[(lane & 3) * 2 + i % 2];
             int sum = 0;
-            for (int j = 0; j < k; j++)
+            for (int j = 0; j < K; j++)
                 sum += (int)row[j] * (int)column[j];
             d[i] = (int)((unsigned)d[i] + (unsigned)sum);
         }
@@ -338,7 +337,10 @@ void emu_mma_s8(int k, int *d, const int *a, const int *b, const char *file, int
     for (int i = 0; i < k / 16; i++)
         f[4 + i] = b[i];
     memcpy(f + 6, d, 16);
-    arrive(~0u, k == 32 ? "mma.m16n8k32" : "mma.m16n8k16", file, line, multiply, round, k);
+    if (k == 32)
+        arrive(~0u, "mma.m16n8k32", file, line, multiply<32>, round);
+    else
+        arrive(~0u, "mma.m16n8k16", file, line, multiply<16>, round);
     memcpy(d, f + 6, 16);
 }
 

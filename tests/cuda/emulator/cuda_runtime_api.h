@@ -3,7 +3,7 @@
  * The host side of the CUDA backend is C and includes <cuda_runtime_api.h>: CUDA's own, or this file when -Itests/cuda/emulator comes first. Names,
  * argument lists and numbers are CUDA's; what is not here is not used. Where CUDA 11.8 and 13 disagree only the common form exists:
  * cudaGraphInstantiateWithFlags, not cudaGraphInstantiate; attributes for clock rates, not cudaDeviceProp's fields.
- * tests/cuda/emulator/api.c compares the numbers with a real toolkit's where one is installed.
+ * tests/cuda/api.c compares numbers and types with a toolkit's where one is installed.
  *
  * Every function may be called from any thread. docs/cuda-emulator.md tells how the functions are stricter than a device. */
 #ifndef NEXTD_EMULATED_CUDA_RUNTIME_API_H
