@@ -412,6 +412,12 @@ static void test_fault_is_sticky(void)
     make(&b);
     int reached = 0;
     void *p;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    MUST(cudaStreamBeginCapture(b.s, cudaStreamCaptureModeThreadLocal));
+    launch_rotate(&b);
+    MUST(cudaStreamEndCapture(b.s, &graph));
+    MUST(cudaGraphInstantiateWithFlags(&exec, graph, 0));
     emulator_set_schedule(EMULATOR_FORWARD, 0);
     emulator_fault_at(2, cudaErrorIllegalAddress);
     launch_rotate(&b);
@@ -423,6 +429,7 @@ static void test_fault_is_sticky(void)
     EXPECT(cudaMalloc(&p, 16) == cudaErrorIllegalAddress && cudaDeviceSynchronize() == cudaErrorIllegalAddress);
     launch_rotate(&b);
     EXPECT(cudaStreamQuery(b.s) == cudaErrorIllegalAddress);
+    EXPECT(cudaGraphExecDestroy(exec) == cudaErrorIllegalAddress && cudaGraphDestroy(graph) == cudaErrorIllegalAddress); // gone all the same
     struct emulator_counts before, after;
     emulator_get_counts(&before);
     EXPECT(cudaFree(b.in) == cudaErrorIllegalAddress); // freed all the same

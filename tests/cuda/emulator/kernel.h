@@ -346,8 +346,8 @@ template <class... P> struct emu_kernel_call : emu_call {
     std::tuple<P...> args;
     emu_kernel_call(void (*k)(P...), P... a) : kernel(k), args(a...) {}
     void run() const override { std::apply(kernel, args); }
-    // Padding of a struct may hold halves of old pointers, and is no argument. A copy, because GCC 12 clears a little more than padding where an array
-    // of structs is followed by something.
+    // Padding of a struct may hold halves of old pointers, and is no argument. A copy, because GCC 12 clears a little more than padding where an
+    // array of structs is followed by something.
     template <class T> void check_one(int i, const T &v) const
     {
         T copy = v;

@@ -89,7 +89,7 @@ void emu_describe(const void *p)
 }
 
 #if !defined(EMU_ASAN) && !defined(EMU_TSAN)
-// Tells what was touched, then lets the default action happen. Not safe in the sense of signal handlers, and about to die anyway.
+// Tells what was touched, and ends the program. Not safe in the sense of signal handlers, but there is nothing to save.
 static void on_fault(int signal_number, siginfo_t *info, void *context)
 {
     (void)context;
@@ -97,6 +97,31 @@ static void on_fault(int signal_number, siginfo_t *info, void *context)
     fprintf(stderr, "emulated device: fault at %p\n", info->si_addr);
     emu_describe(info->si_addr);
     emu_die("memory fault");
+}
+
+// While the device works, faults are its own, whoever else waits for them (cmocka would go on with the next test from within a kernel). Otherwise
+// only if nobody does. A fault may be a fiber's end of stack: the handler has a stack of its own.
+static void take_faults(bool working)
+{
+    static struct sigaction before;
+    static char stack[64 << 10];
+    struct sigaction mine = {};
+    mine.sa_sigaction = on_fault;
+    mine.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    stack_t alternative = {};
+    alternative.ss_sp = stack;
+    alternative.ss_size = sizeof stack;
+    if (working) {
+        sigaltstack(&alternative, NULL);
+        sigaction(SIGSEGV, &mine, &before);
+    } else if (before.sa_handler != SIG_DFL) {
+        sigaction(SIGSEGV, &before, NULL);
+    }
+}
+#else
+static void take_faults(bool working)
+{
+    (void)working;
 }
 #endif
 
@@ -107,17 +132,8 @@ static void prepare(void)
     prepared = true;
     const char *e = getenv("EMULATOR_PROTECT");
     protects = !e || strcmp(e, "0") != 0;
-#if !defined(EMU_ASAN) && !defined(EMU_TSAN)
-    struct sigaction old, mine = {};
-    static char stack[64 << 10];
-    stack_t alternative = {};
-    alternative.ss_sp = stack;
-    alternative.ss_size = sizeof stack;
-    mine.sa_sigaction = on_fault;
-    mine.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    if (sigaction(SIGSEGV, NULL, &old) == 0 && old.sa_handler == SIG_DFL && sigaltstack(&alternative, NULL) == 0)
-        sigaction(SIGSEGV, &mine, NULL);
-#endif
+    take_faults(true);
+    take_faults(false);
 }
 
 static void protect(const buffer &b, bool open)
@@ -216,6 +232,7 @@ void emu_open_memory(void)
     if (is_open)
         return;
     is_open = true;
+    take_faults(true);
     for (const auto &e : buffers)
         protect(e.second, true);
 }
@@ -228,6 +245,7 @@ void emu_close_memory(void)
     is_open = false;
     for (const auto &e : buffers)
         protect(e.second, false);
+    take_faults(false);
 }
 
 // ---- what a kernel may be given ----

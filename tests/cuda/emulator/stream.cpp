@@ -154,6 +154,8 @@ void emu_drop_streams(void)
         s->capture = NULL;
         s->tail.clear();
     }
+    for (CUevent_st *e : events)
+        e->last = NULL;
 }
 
 // An operation of the device: nothing after a fault.
@@ -383,21 +385,21 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
-    EMU_ENTER(EMU_ANY);
+    std::lock_guard<std::recursive_mutex> lock(emu_mutex);
     if (!known_graph(graph))
         return emu_error(cudaErrorInvalidValue);
     emu_counts.n_graphs--;
     forget(graphs, graph);
-    return cudaSuccess;
+    return emu_sticky();
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 {
-    EMU_ENTER(EMU_ANY);
+    std::lock_guard<std::recursive_mutex> lock(emu_mutex);
     if (!known_exec(exec))
         return emu_error(cudaErrorInvalidValue);
     forget(execs, exec);
-    return cudaSuccess;
+    return emu_sticky();
 }
 
 // ---- streams ----
