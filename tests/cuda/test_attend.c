@@ -275,7 +275,7 @@ static void device_close(struct device_world *d)
         must(cudaFree((void *)all[i]));
 }
 
-static void run_rope(const struct world *w, struct device_world *d)
+static struct device_rope rope_of(const struct world *w, const struct device_world *d)
 {
     const struct spec *s = w->s;
     struct device_rope p;
@@ -292,6 +292,12 @@ static void run_rope(const struct world *w, struct device_world *d)
     p.q_norm = s->norms ? d->q_norm : NULL;
     p.k_norm = s->norms ? d->k_norm : NULL;
     p.eps = EPS;
+    return p;
+}
+
+static void run_rope(const struct world *w, const struct device_world *d)
+{
+    const struct device_rope p = rope_of(w, d);
     must(launch_rope_store(&p, 0));
     must(cudaDeviceSynchronize());
 }
@@ -427,6 +433,31 @@ static void compare(const struct spec *s)
     world_close(&w);
 }
 
+/* Rotation, pages and attention in one launch. */
+static void compare_at_once(const struct spec *s)
+{
+    struct world w;
+    world_open(&w, s);
+    float *const qkv_after = w.qkv_after;
+    for (int schedule = EMULATOR_FORWARD; schedule <= EMULATOR_RANDOM; schedule++) {
+        struct device_world d;
+        emulator_set_schedule((enum emulator_schedule)schedule, 13);
+        device_open(&w, &d);
+        const struct device_rope rope = rope_of(&w, &d);
+        struct device_attend p = attend_open(&w, &d, SPLIT);
+        assert_true(attend_ropes(&p.batch, &p.kv, p.n_head));
+        must(launch_rope_attend(&rope, &p, 0));
+        must(cudaDeviceSynchronize());
+        check_attention(&w, &p, "at once");
+        w.qkv_after = w.qkv; /* nobody rotates it */
+        check_rope(&w, &d);
+        w.qkv_after = qkv_after;
+        attend_close(&p);
+        device_close(&d);
+    }
+    world_close(&w);
+}
+
 /* ---- tests ---- */
 
 static void test_head_sizes_give_the_bits_of_the_cpu(void **state)
@@ -476,6 +507,37 @@ static void test_more_chunks_than_are_merged_at_once_give_the_bits_of_the_cpu(vo
 {
     (void)state;
     compare(&(struct spec){"long", 3, 1, 8, 8, true, false, 0, 0.3f, 2, {{64 * 130 + 7, 2}, {64 * 64 - 1, 2}}});
+}
+
+static void test_rotation_inside_attention_gives_the_bits_of_the_cpu(void **state)
+{
+    (void)state;
+    static const struct spec specs[] = {
+        {"64, three to a kv head", 9, 3, 64, 64, true, false, 0, 0.125f, 4, {{70, 1}, {0, 1}, {63, 1}, {64, 1}}},
+        {"80, pairs side by side", 4, 2, 80, 80, false, true, 0, 0.11f, 2, {{130, 1}, {5, 1}}},
+        {"128, eight to a kv head", 8, 1, 128, 128, true, true, 0, 0.09f, 2, {{60, 1}, {128, 1}}},
+        {"256, a window", 2, 2, 256, 64, true, true, 20, 0.0625f, 2, {{66, 1}, {3, 1}}},
+        {"30, no whole group of dimensions", 5, 1, 30, 30, false, true, 0, 0.2f, 2, {{65, 1}, {0, 1}}},
+        {"only itself", 2, 1, 32, 32, true, false, 1, 0.2f, 2, {{64, 1}, {127, 1}}},
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
+        compare_at_once(&specs[i]);
+}
+
+static void test_steps_that_one_launch_cannot_do_are_told(void **state)
+{
+    (void)state;
+    struct device_batch batch;
+    struct device_kv kv = {NULL, 1, 1, 64, 64, 2 * 64 * 64};
+    memset(&batch, 0, sizeof batch);
+    batch.n_splits = 1;
+    assert_true(attend_ropes(&batch, &kv, 8));
+    assert_false(attend_ropes(&batch, &kv, 9)); /* two blocks would write a key */
+    batch.n_walks = 1;
+    assert_false(attend_ropes(&batch, &kv, 8));
+    batch.n_walks = 0;
+    kv.head_dim = kv.head_pad = 512;
+    assert_false(attend_ropes(&batch, &kv, 8)); /* a page's values do not fit beside the queries */
 }
 
 /* Positions below 0 are rows of padding. */
@@ -556,6 +618,8 @@ int main(void)
         cmocka_unit_test(test_odd_shapes_give_the_bits_of_the_cpu),
         cmocka_unit_test(test_windows_give_the_bits_of_the_cpu),
         cmocka_unit_test(test_more_chunks_than_are_merged_at_once_give_the_bits_of_the_cpu),
+        cmocka_unit_test(test_rotation_inside_attention_gives_the_bits_of_the_cpu),
+        cmocka_unit_test(test_steps_that_one_launch_cannot_do_are_told),
         cmocka_unit_test(test_rows_of_padding_write_nothing),
         cmocka_unit_test(test_attention_that_is_not_finite_sets_the_fault),
         cmocka_unit_test(test_copied_pages_hold_what_was_written_and_nothing_else),

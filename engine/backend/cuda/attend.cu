@@ -23,6 +23,7 @@
  *   rope      n_rows, (n_head + 2 n_kv) / 4                128     -
  *   copy      n_layers * n_kv                              128     -
  *   split     max_chunks, n_kv * tiles of heads, n_splits   64     values of the chunk, queries and scores of up to 8: 23 KiB for heads of 128
+ *   rope_split as split                                     64     the same and a key
  *   merge     n_splits, groups of heads                    128     values of a group, factors of 64 chunks
  *   walk      n_walks, n_kv, tiles of queries              128     queries, scores and values of up to 32: 42 KiB for heads of 128
  *   round     16 n_walks, n_blocks / 16                    128     - */
@@ -74,8 +75,10 @@ static __device__ __forceinline__ float head_factor(const float *x, int n, float
 {
     const int lane = (int)threadIdx.x % 32;
     float low = 0.0f, high = 0.0f;
+    DEVICE_LOOP
     for (int i = lane; i < n; i += 64)
         low = fmaf(x[i], x[i], low);
+    DEVICE_LOOP
     for (int i = lane + 32; i < n; i += 64)
         high = fmaf(x[i], x[i], high);
     return 1.0f / sqrtf(fold64(low, high) / (float)n + eps);
@@ -96,6 +99,7 @@ static __device__ __forceinline__ void rope_head(const struct device_rope &p, fl
     const int lane = (int)threadIdx.x % 32, half = p.rope_dims / 2, n = p.kv.head_dim;
     const float factor = w == NULL ? 0.0f : head_factor(x, n, p.eps);
     __syncwarp(ALL_LANES);
+    DEVICE_LOOP
     for (int i = lane; i < half; i += 32) {
         const int da = p.neox ? i : 2 * i, db = p.neox ? i + half : 2 * i + 1;
         float a = x[da], b = x[db];
@@ -107,6 +111,7 @@ static __device__ __forceinline__ void rope_head(const struct device_rope &p, fl
         put_value(x, key, da, fmaf(a, c, -(b * s)));
         put_value(x, key, db, fmaf(b, c, a * s));
     }
+    DEVICE_LOOP
     for (int d = 2 * half + lane; d < n; d += 32)
         put_value(x, key, d, w == NULL ? x[d] : (x[d] * factor) * w[d]);
 }
@@ -481,12 +486,37 @@ static __device__ __forceinline__ void split_values(const struct device_attend &
     }
 }
 
-/* One chunk of one row for up to Q heads of a kv head. STAGES: values are asked for at once, into shared memory, and come while the scores are
- * computed. */
-template <int Q, bool STAGES>
-__global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_split(struct device_attend p)
+/* Queries of a tile, still as they were multiplied, to what rope_store makes of them; and if the row's own position is `fresh`, its key and value to
+ * their page. A warp has a head. Each thread of the block sees all of it after the next barrier. */
+static __device__ __forceinline__ void rope_tile(const struct device_rope &r, const struct tile &t, int row, int kv_head, int n_queries,
+                                                 uint16_t *fresh, float *scratch)
 {
-    DYNAMIC_SHARED(shared);
+    const int lane = (int)threadIdx.x % 32, n = t.head_dim, pos = r.batch.pos[row];
+    const float *cs = r.cs + (size_t)row * (size_t)r.rope_dims;
+    const float *k = r.qkv + (size_t)row * (size_t)r.ld + (size_t)(r.n_head + kv_head) * (size_t)n, *v = k + r.kv.n_kv * n;
+    DEVICE_LOOP
+    for (int i = (int)threadIdx.x / 32; i < n_queries + (fresh != NULL ? 2 : 0); i += SPLIT_THREADS / 32) {
+        if (i < n_queries) {
+            rope_head(r, t.q + i * t.q_stride, r.q_norm, cs, NULL);
+        } else if (i == n_queries) {
+            DEVICE_LOOP
+            for (int d = lane; d < n; d += 32)
+                scratch[d] = k[d];
+            __syncwarp(ALL_LANES);
+            rope_head(r, scratch, r.k_norm, cs, fresh + pos % PAGE * 8);
+        } else {
+            DEVICE_LOOP
+            for (int d = lane; d < n; d += 32)
+                fresh[PAGE * t.head_pad + pos % PAGE * t.head_pad + d] = num_f16_from_f32(v[d]);
+        }
+    }
+}
+
+/* One chunk of one row for up to Q heads of a kv head. STAGES: values are asked for at once, into shared memory, and come while the scores are
+ * computed. r: what rope_store would have done is done here, NULL: has been done. */
+template <int Q, bool STAGES>
+static __device__ __forceinline__ void split_chunk(const struct device_attend &p, const struct device_rope *r, unsigned char *shared)
+{
     const struct tile t = tile_at(STAGES ? shared + PAGE * 2 * p.kv.head_pad : shared, p.kv, Q, false);
     const int heads = p.n_head / p.kv.n_kv, tiles = (heads + Q - 1) / Q, me = (int)threadIdx.x;
     const int kv_head = (int)blockIdx.y / tiles, head = kv_head * heads + (int)blockIdx.y % tiles * Q;
@@ -494,13 +524,20 @@ __global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_split(struct device_a
     const int row = p.batch.splits[split], pos = row >= 0 ? p.batch.pos[row] : -1;
     const int first = first_visible(pos, p.window), chunk = first / PAGE + (int)blockIdx.x;
     if (pos >= 0 && chunk <= pos / PAGE) {
-        const uint16_t *k = kv_head_at(p.kv, page_of(p.batch, row, chunk), p.layer, kv_head), *v = k + PAGE * t.head_pad;
+        uint16_t *k = kv_head_at(p.kv, page_of(p.batch, row, chunk), p.layer, kv_head), *v = k + PAGE * t.head_pad;
         const int hi = at_most(pos - chunk * PAGE, PAGE - 1), lo = first > chunk * PAGE ? first - chunk * PAGE : 0;
-        if (STAGES)
+        const bool fresh = r != NULL && chunk == pos / PAGE;
+        if (STAGES && !fresh)
             stage_values((uint16_t *)shared, v, lo, hi, t.head_pad);
         for (int i = 0; i < Q; i++)
             load_query(p, t, i, i < n_queries ? row : -1, i < n_queries ? head + i : 0, me, SPLIT_THREADS);
         __syncthreads();
+        if (r != NULL) {
+            rope_tile(*r, t, row, kv_head, n_queries, fresh ? k : NULL, (float *)(t.last + Q));
+            __syncthreads();
+            if (STAGES && fresh)
+                stage_values((uint16_t *)shared, v, lo, hi, t.head_pad);
+        }
         score<SPLIT_THREADS, 1, Q, 4>(t, k, hi, p.scale);
         __syncthreads();
         weigh<SPLIT_THREADS, (Q < 4 ? Q : 4), false>(t, chunk);
@@ -514,6 +551,22 @@ __global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_split(struct device_a
             sums[1] = t.l[me];
         }
     }
+}
+
+template <int Q, bool STAGES>
+__global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_split(struct device_attend p)
+{
+    DYNAMIC_SHARED(shared);
+    split_chunk<Q, STAGES>(p, NULL, shared);
+}
+
+/* The same for rows whose q, k and v come straight from the matrix, one row to a sequence: a block rotates its own queries, and who has the last
+ * chunk writes the row's key and value before anybody of the block reads them. No other block does. */
+template <int Q>
+__global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_rope_split(struct device_attend p, struct device_rope r)
+{
+    DYNAMIC_SHARED(shared);
+    split_chunk<Q, true>(p, &r, shared);
 }
 
 /* What merging needs, in shared memory: of up to n heads. */
@@ -693,29 +746,37 @@ __global__ void __launch_bounds__(WALK_THREADS) attend_round(struct device_atten
 
 /* ---- launch ---- */
 
+/* Bytes of a block that has q and values staged, and room for a key. */
+static size_t rope_split_bytes(int n, int head_pad)
+{
+    return tile_bytes(n, head_pad, false) + values_bytes(head_pad) + sizeof(float) * (size_t)head_pad;
+}
+
 template <int Q>
-static void launch_split(const struct device_attend *p, cudaStream_t stream)
+static void launch_split(const struct device_attend *p, const struct device_rope *r, cudaStream_t stream)
 {
     const int tiles = ceil_div(p->n_head / p->kv.n_kv, Q);
     const dim3 grid((unsigned)p->batch.max_chunks, (unsigned)(p->kv.n_kv * tiles), (unsigned)p->batch.n_splits);
     const size_t bytes = tile_bytes(Q, p->kv.head_pad, false), staged = bytes + values_bytes(p->kv.head_pad);
-    if (staged <= SHARED_LIMIT)
+    if (r != NULL)
+        LAUNCH(attend_rope_split<Q>, grid, dim3(SPLIT_THREADS), rope_split_bytes(Q, p->kv.head_pad), stream, *p, *r);
+    else if (staged <= SHARED_LIMIT)
         LAUNCH((attend_split<Q, true>), grid, dim3(SPLIT_THREADS), staged, stream, *p);
     else
         LAUNCH((attend_split<Q, false>), grid, dim3(SPLIT_THREADS), bytes, stream, *p);
 }
 
-static void launch_splits(const struct device_attend *p, cudaStream_t stream)
+static void launch_splits(const struct device_attend *p, const struct device_rope *r, cudaStream_t stream)
 {
     const int heads = p->n_head / p->kv.n_kv, most = heads_of_blocks(p->kv.head_dim);
     if (heads == 1)
-        launch_split<1>(p, stream);
+        launch_split<1>(p, r, stream);
     else if (heads == 2)
-        launch_split<2>(p, stream);
+        launch_split<2>(p, r, stream);
     else if (heads <= 4)
-        launch_split<4>(p, stream);
+        launch_split<4>(p, r, stream);
     else
-        launch_split<8>(p, stream);
+        launch_split<8>(p, r, stream);
     LAUNCH(attend_merge, dim3((unsigned)p->batch.n_splits, (unsigned)ceil_div(p->n_head, most)), dim3(MERGE_THREADS),
            merge_bytes(most, p->kv.head_dim), stream, *p);
 }
@@ -738,15 +799,36 @@ static void launch_walks(const struct device_attend *p, cudaStream_t stream)
            *p);
 }
 
-extern "C" cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream)
+static void assert_attend(const struct device_attend *p)
 {
     assert(p->kv.head_dim % 2 == 0 && p->kv.head_dim <= MAX_HEAD_DIM);
     assert(p->n_head % p->kv.n_kv == 0);
     assert(p->to.n_cols == p->n_head * p->kv.head_dim);
     assert(p->ldo % 4 == 0);
+}
+
+extern "C" cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream)
+{
+    assert_attend(p);
     if (p->batch.n_splits > 0)
-        launch_splits(p, stream);
+        launch_splits(p, NULL, stream);
     if (p->batch.n_walks > 0)
         launch_walks(p, stream);
+    return cudaGetLastError();
+}
+
+extern "C" bool attend_ropes(const struct device_batch *batch, const struct device_kv *kv, int n_head)
+{
+    return batch->n_walks == 0 && n_head / kv->n_kv <= 8 && rope_split_bytes(8, kv->head_pad) <= SHARED_LIMIT;
+}
+
+extern "C" cudaError_t launch_rope_attend(const struct device_rope *r, const struct device_attend *p, cudaStream_t stream)
+{
+    assert_attend(p);
+    assert(attend_ropes(&p->batch, &p->kv, p->n_head));
+    assert(r->layer == p->layer && r->n_head == p->n_head && r->qkv == p->qkv);
+    assert((r->q_norm == NULL) == (r->k_norm == NULL));
+    if (p->batch.n_splits > 0)
+        launch_splits(p, r, stream);
     return cudaGetLastError();
 }

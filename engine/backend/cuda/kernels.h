@@ -170,6 +170,11 @@ struct device_attend {
 
 cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream);
 
+/* Both at once, a launch less, for a step without walks, whose rows are of different sequences: attend_ropes says whether it can be. qkv stays as it
+ * is. Rows that are not in `splits` write no key. */
+bool attend_ropes(const struct device_batch *batch, const struct device_kv *kv, int n_head);
+cudaError_t launch_rope_attend(const struct device_rope *r, const struct device_attend *p, cudaStream_t stream);
+
 /* Copies the first n_pos positions of page src to page dst, in every layer. */
 cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream);
 
