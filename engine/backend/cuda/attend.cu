@@ -1,4 +1,4 @@
-/* attend.cu: rotation, the KV pages and attention, in the order of engine/backend/cpu/lanes.h, whose formula this computes bit for bit:
+/* attend.cu: attention over the KV pages, in the order of engine/backend/cpu/lanes.h, whose formula this computes bit for bit:
  *
  *   chunks of 64 positions from position 0 (a page each); those without a visible position are skipped; in each, for visible positions t:
  *     s[t] = scale * chain, chain = fma(k[t][d], q[d], chain), d ascending;  m = max s;  p[t] = exp(s[t] - m);  l = fold64(p)
@@ -20,8 +20,6 @@
  * and makes the operand. `walk`, prompts: a block has a tile of queries (rows x heads) of a kv head, walks over all chunks and merges as it goes.
  *
  *   attend_   grid                                       threads  shared
- *   rope      n_rows, (n_head + 2 n_kv) / 4                128     -
- *   copy      n_layers * n_kv                              128     -
  *   split     max_chunks, n_kv * tiles of heads, n_splits   64     values of the chunk, queries and scores of up to 8: 23 KiB for heads of 128
  *   rope_split as split                                     64     the same and a key
  *   merge     n_splits, groups of heads                    128     values of a group, factors of 64 chunks
@@ -29,10 +27,8 @@
  *   round     16 n_walks, n_blocks / 16                    128     - */
 #include <assert.h>
 
-#include "engine/backend/cuda/operand.cuh"
+#include "engine/backend/cuda/kv.cuh"
 
-#define PAGE DEVICE_PAGE
-#define ROPE_THREADS 128
 #define SPLIT_THREADS 64
 #define WALK_THREADS 128
 #define MERGE_THREADS 128
@@ -49,125 +45,6 @@ static int ceil_div(int a, int b)
 static __device__ __forceinline__ int at_most(int a, int b)
 {
     return a < b ? a : b;
-}
-
-/* ---- pages ---- */
-
-static __device__ __forceinline__ uint16_t *kv_head_at(const struct device_kv &kv, int page, int layer, int head)
-{
-    return kv.base + (((size_t)page * (size_t)kv.n_layers + (size_t)layer) * (size_t)kv.n_kv + (size_t)head) * kv.head_elems;
-}
-
-static __device__ __forceinline__ int page_of(const struct device_batch &b, int row, int chunk)
-{
-    return b.pages[(size_t)b.seq[row] * (size_t)b.max_pages + (size_t)chunk];
-}
-
-static __device__ __forceinline__ int first_visible(int pos, int window)
-{
-    return window > 0 && pos >= window ? pos - window + 1 : 0;
-}
-
-/* ---- rope_store ---- */
-
-/* The factor of a head's norm for all lanes of a warp: lane j of fold64 has values j, j + 64, ...; a lane here has two of them. */
-static __device__ __forceinline__ float head_factor(const float *x, int n, float eps)
-{
-    const int lane = (int)threadIdx.x % 32;
-    float low = 0.0f, high = 0.0f;
-    DEVICE_LOOP
-    for (int i = lane; i < n; i += 64)
-        low = fmaf(x[i], x[i], low);
-    DEVICE_LOOP
-    for (int i = lane + 32; i < n; i += 64)
-        high = fmaf(x[i], x[i], high);
-    return 1.0f / sqrtf(fold64(low, high) / (float)n + eps);
-}
-
-/* Where a rotated or plain value goes: back to its row, and for keys to the page. */
-static __device__ __forceinline__ void put_value(float *x, uint16_t *key, int d, float value)
-{
-    x[d] = value;
-    if (key != NULL)
-        key[d / 8 * (PAGE * 8) + d % 8] = num_f16_from_f32(value);
-}
-
-/* A warp's head of q or k: norm, rotation, and the page of a key; key: dimension 0 of the position, or NULL. Each value is read and written by one
- * lane once the factor is known. */
-static __device__ __forceinline__ void rope_head(const struct device_rope &p, float *x, const float *w, const float *cs, uint16_t *key)
-{
-    const int lane = (int)threadIdx.x % 32, half = p.rope_dims / 2, n = p.kv.head_dim;
-    const float factor = w == NULL ? 0.0f : head_factor(x, n, p.eps);
-    __syncwarp(ALL_LANES);
-    DEVICE_LOOP
-    for (int i = lane; i < half; i += 32) {
-        const int da = p.neox ? i : 2 * i, db = p.neox ? i + half : 2 * i + 1;
-        float a = x[da], b = x[db];
-        if (w != NULL) {
-            a = (a * factor) * w[da];
-            b = (b * factor) * w[db];
-        }
-        const float c = cs[2 * i], s = cs[2 * i + 1];
-        put_value(x, key, da, fmaf(a, c, -(b * s)));
-        put_value(x, key, db, fmaf(b, c, a * s));
-    }
-    DEVICE_LOOP
-    for (int d = 2 * half + lane; d < n; d += 32)
-        put_value(x, key, d, w == NULL ? x[d] : (x[d] * factor) * w[d]);
-}
-
-/* A warp has a head of q, k or v of a row. */
-__global__ void __launch_bounds__(ROPE_THREADS) attend_rope(struct device_rope p)
-{
-    const int row = (int)blockIdx.x, head = (int)blockIdx.y * (ROPE_THREADS / 32) + (int)threadIdx.x / 32;
-    const int pos = p.batch.pos[row], n_kv = p.kv.n_kv, n = p.kv.head_dim;
-    if (pos >= 0 && head < p.n_head + 2 * n_kv) {
-        float *x = p.qkv + (size_t)row * (size_t)p.ld + (size_t)head * (size_t)n;
-        const float *cs = p.cs + (size_t)row * (size_t)p.rope_dims;
-        const int page = page_of(p.batch, row, pos / PAGE), t = pos % PAGE;
-        if (head < p.n_head) {
-            rope_head(p, x, p.q_norm, cs, NULL);
-        } else if (head < p.n_head + n_kv) {
-            rope_head(p, x, p.k_norm, cs, kv_head_at(p.kv, page, p.layer, head - p.n_head) + t * 8);
-        } else {
-            uint16_t *v = kv_head_at(p.kv, page, p.layer, head - p.n_head - n_kv) + PAGE * p.kv.head_pad + t * p.kv.head_pad;
-            for (int d = (int)threadIdx.x % 32; d < n; d += 32)
-                v[d] = num_f16_from_f32(x[d]);
-        }
-    }
-}
-
-extern "C" cudaError_t launch_rope_store(const struct device_rope *p, cudaStream_t stream)
-{
-    assert(p->batch.n_rows > 0 && p->rope_dims % 2 == 0 && p->rope_dims <= p->kv.head_dim);
-    assert((p->q_norm == NULL) == (p->k_norm == NULL));
-    const int n_heads = p->n_head + 2 * p->kv.n_kv;
-    LAUNCH(attend_rope, dim3((unsigned)p->batch.n_rows, (unsigned)ceil_div(n_heads, ROPE_THREADS / 32)), dim3(ROPE_THREADS), 0, stream, *p);
-    return cudaGetLastError();
-}
-
-/* ---- copy_page ---- */
-
-/* A block has a kv head of a layer: K in pieces of 8 dimensions of a position, then V alike. */
-__global__ void __launch_bounds__(128) attend_copy(struct device_kv kv, int dst, int src, int n_pos)
-{
-    const int layer = (int)blockIdx.x / kv.n_kv, head = (int)blockIdx.x % kv.n_kv, groups = kv.head_pad / 8;
-    const uint4 *from = (const uint4 *)kv_head_at(kv, src, layer, head);
-    uint4 *to = (uint4 *)kv_head_at(kv, dst, layer, head);
-    for (int i = (int)threadIdx.x; i < groups * n_pos; i += 128) {
-        const int at = i / n_pos * PAGE + i % n_pos;
-        to[at] = from[at];
-        to[groups * PAGE + i] = from[groups * PAGE + i];
-    }
-}
-
-extern "C" cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream)
-{
-    assert(n_pos >= 0 && n_pos <= PAGE);
-    if (n_pos == 0)
-        return cudaSuccess;
-    LAUNCH(attend_copy, dim3((unsigned)(kv->n_layers * kv->n_kv)), dim3(128), 0, stream, *kv, dst, src, n_pos);
-    return cudaGetLastError();
 }
 
 /* ---- a chunk: scores, weights, values ---- */

@@ -130,7 +130,7 @@ cudaError_t launch_angles(const double *freq, int n, const int32_t *pos, int n_r
 /* to[r] = operand(x[r]). */
 cudaError_t launch_quantise(const float *x, int ld, int n_rows, const struct device_operand *to, int needs, int *fault, cudaStream_t stream);
 
-/* ---- attend.cu ---- */
+/* ---- kv.cu ---- */
 
 /* Rows of qkv: n_head heads of q, n_kv of k, n_kv of v. Norms q and k per head (q_norm and k_norm both given or both NULL), rotates them in place,
  * writes k and v to their page of `layer`. */
@@ -148,6 +148,11 @@ struct device_rope {
 };
 
 cudaError_t launch_rope_store(const struct device_rope *p, cudaStream_t stream);
+
+/* Copies the first n_pos positions of page src to page dst, in every layer. */
+cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream);
+
+/* ---- attend.cu ---- */
 
 /* Floats of one partial: values at 0 .. head_dim - 1, maximum at head_pad, sum at head_pad + 1. */
 #define ATTEND_PARTIAL(head_pad) ((size_t)(head_pad) + 8)
@@ -174,9 +179,6 @@ cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream);
  * is. Rows that are not in `splits` write no key. */
 bool attend_ropes(const struct device_batch *batch, const struct device_kv *kv, int n_head);
 cudaError_t launch_rope_attend(const struct device_rope *r, const struct device_attend *p, cudaStream_t stream);
-
-/* Copies the first n_pos positions of page src to page dst, in every layer. */
-cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream);
 
 #ifdef __cplusplus
 }
