@@ -100,6 +100,13 @@ check-bugs: $(BUGS)
 	  build/cuda-asan/$(notdir $(EMULATED))/tests/cuda/bugs
 	$(MAKE) BUILD=build/cuda-tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda/bugs
 	tests/cuda/run-bugs $(BUGS) build/cuda-asan/$(notdir $(EMULATED))/tests/cuda/bugs build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda/bugs
+# Every barrier of the kernels left out in turn: their tests must notice.
+CUDA_TSAN := build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda
+check-mutants: cuda-tests
+	$(MAKE) BUILD=build/cuda-tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" $(addprefix $(CUDA_TSAN)/,test_rows test_attend test_matrix)
+	tests/cuda/run-mutants $(EMULATED)/tests/cuda $(CUDA_TSAN)
+.PHONY: check-mutants
+
 # The emulator's header and the toolkit's agree on every number and type that nextd uses.
 check-api: need-nvcc
 	@mkdir -p $(BUILD)

@@ -202,6 +202,8 @@ static bool same_site(const site &a, const site &b)
 
 void emu_barrier(const char *file, int line)
 {
+    if (line == emu_skipped_line && emu_is_skipped(file))
+        return;
     thread *t = running;
     block *b = now;
     site at = {"__syncthreads", file, line};
@@ -267,6 +269,8 @@ static void count_barrier(warp *w, int round)
 
 void emu_warp_barrier(unsigned mask, const char *file, int line)
 {
+    if (line == emu_skipped_line && emu_is_skipped(file))
+        return;
     warp *w = &now->warps[running->seen.warp];
     char *order = &w->barrier[w->n_barriers & 1];
     fiber_release(order);

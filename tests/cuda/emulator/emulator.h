@@ -3,7 +3,8 @@
  * A process has one emulated device. Its first use reads the environment, so that a whole server can be driven from outside:
  *   EMULATOR_SCHEDULE  forward | reverse | random:SEED          EMULATOR_FAIL_MALLOC_AT  n        EMULATOR_FAULT_AT  n
  *   EMULATOR_MEMORY    device memory in MiB                     EMULATOR_CAPABILITY  80           EMULATOR_DRIVER    13000
- *   EMULATOR_DEVICES   number of devices                        EMULATOR_PROTECT  0: host code may touch device memory (for debuggers) */
+ *   EMULATOR_DEVICES   number of devices                        EMULATOR_PROTECT  0: host code may touch device memory (for debuggers)
+ *   EMULATOR_SKIP      FILE:LINE, a barrier or wait of a kernel that is left out: whoever tests the kernel must notice (run-mutants) */
 #ifndef NEXTD_EMULATOR_H
 #define NEXTD_EMULATOR_H
 

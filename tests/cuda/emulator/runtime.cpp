@@ -30,6 +30,26 @@ static long environment(const char *name)
     return e ? strtol(e, NULL, 10) : 0;
 }
 
+int emu_skipped_line;
+static char skipped_file[256];
+
+bool emu_is_skipped(const char *file)
+{
+    size_t n = strlen(file), m = strlen(skipped_file);
+    return n >= m && strcmp(file + n - m, skipped_file) == 0;
+}
+
+static void read_skip(const char *place)
+{
+    const char *colon = place ? strrchr(place, ':') : NULL;
+    if (!place)
+        return;
+    if (!colon || (size_t)(colon - place) >= sizeof skipped_file)
+        emu_die("EMULATOR_SKIP is %s; it is FILE:LINE", place);
+    memcpy(skipped_file, place, (size_t)(colon - place));
+    emu_skipped_line = (int)strtol(colon + 1, NULL, 10);
+}
+
 static void read_environment(void)
 {
     if (environment_read)
@@ -42,6 +62,7 @@ static void read_environment(void)
         emulator_set_schedule(EMULATOR_RANDOM, strtoull(schedule + 7, NULL, 10));
     else if (schedule && strcmp(schedule, "forward") != 0)
         emu_die("EMULATOR_SCHEDULE is %s; it is forward, reverse or random:SEED", schedule);
+    read_skip(getenv("EMULATOR_SKIP"));
     mallocs_to_failure = environment("EMULATOR_FAIL_MALLOC_AT");
     operations_to_fault = environment("EMULATOR_FAULT_AT");
     planned_fault = cudaErrorIllegalAddress;
@@ -377,7 +398,7 @@ cudaError_t cudaFreeHost(void *p)
 void emulator_set_schedule(enum emulator_schedule schedule, uint64_t seed)
 {
     std::lock_guard<std::recursive_mutex> lock(emu_mutex);
-    environment_read = true;
+    read_environment();
     emu_schedule = schedule;
     random_state = (seed + 1) * 0x9e3779b97f4a7c15ull | 1;
     for (int i = 0; i < 8; i++)
