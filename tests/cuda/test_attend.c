@@ -519,6 +519,7 @@ static void test_rotation_inside_attention_gives_the_bits_of_the_cpu(void **stat
         {"256, a window", 2, 2, 256, 64, true, true, 20, 0.0625f, 2, {{66, 1}, {3, 1}}},
         {"30, no whole group of dimensions", 5, 1, 30, 30, false, true, 0, 0.2f, 2, {{65, 1}, {0, 1}}},
         {"only itself", 2, 1, 32, 32, true, false, 1, 0.2f, 2, {{64, 1}, {127, 1}}},
+        {"16, pairs side by side, no norms", 2, 1, 16, 16, false, false, 0, 0.25f, 2, {{64, 1}, {9, 1}}},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
         compare_at_once(&specs[i]);

@@ -378,8 +378,7 @@ static __device__ __forceinline__ void rope_tile(const struct device_rope &r, co
         } else if (i == n_queries) {
             DEVICE_LOOP
             for (int d = lane; d < n; d += 32)
-                scratch[d] = k[d];
-            __syncwarp(ALL_LANES);
+                scratch[d] = k[d]; /* until rope_head's barrier a lane reads there what it wrote */
             rope_head(r, scratch, r.k_norm, cs, fresh + pos % PAGE * 8);
         } else {
             DEVICE_LOOP

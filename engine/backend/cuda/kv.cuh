@@ -33,7 +33,8 @@ static __device__ __forceinline__ int first_visible(int pos, int window)
 
 /* ---- rotation ---- */
 
-/* The factor of a head's norm for all lanes of a warp: lane j of fold64 has values j, j + 64, ...; a lane here has two of them. */
+/* The factor of a head's norm for all lanes of a warp: lane j of fold64 has values j, j + 64, ...; a lane here has two of them, and reads every
+ * 32nd value. */
 static __device__ __forceinline__ float head_factor(const float *x, int n, float eps)
 {
     const int lane = (int)threadIdx.x % 32;
