@@ -68,7 +68,6 @@ $(BUILD)/libnextd.a: $(ENGINE_OBJ) $(SERVER_OBJ)
 
 $(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
-	$(CUDA_NOTE)
 
 # What the tests of the whole engine share.
 $(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)

@@ -19,9 +19,6 @@ CUDA_CPPFLAGS := -isystem $(CUDA_TOP)/include
 CUDA_LIBS     := -L$(CUDA_LIB) -lcudart_static -ldl -lrt -lpthread -lstdc++
 CUDA_OBJ      := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
 CUDA_PTX      := $(foreach a,$(CUDA_ARCHS),$(CUDA_SRC:%.cu=$(BUILD)/%.sm_$(a).ptx))
-CUDA_NOTE     :=
-else
-CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME or PATH, and scripts/get-cuda was not run: nextd is built for the CPU alone'
 endif
 
 # The order of operations is the source's: no contraction, denormals kept, division and square root rounded exactly. The defaults are written out
