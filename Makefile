@@ -66,8 +66,10 @@ $(BUILD)/libnextd.a: $(ENGINE_OBJ) $(SERVER_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
 
-$(BUILD)/nextd: $(BUILD)/server/main.o $(BUILD)/libnextd.a
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# Objects of the CUDA backend are named one by one: the reference to it is weak, and would take nothing from an archive.
+$(BUILD)/nextd: $(BUILD)/server/main.o $(CUDA_HOST_OBJ) $(CUDA_OBJ) $(BUILD)/libnextd.a
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -o $@
+	$(CUDA_NOTE)
 
 # What the tests of the whole engine share.
 $(filter $(BUILD)/tests/engine/test_%,$(TESTS)): $(patsubst %,$(BUILD)/tests/engine/%.o,toy_runner matrix model_invariance)

@@ -18,7 +18,11 @@ CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 90 100 
 CUDA_CPPFLAGS := -isystem $(CUDA_TOP)/include
 CUDA_LIBS     := -L$(CUDA_LIB) -lcudart_static -ldl -lrt -lpthread -lstdc++
 CUDA_OBJ      := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
+CUDA_HOST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(ENGINE_SRC),$(wildcard engine/backend/cuda/*.c)))
+$(CUDA_HOST_OBJ): CPPFLAGS += $(CUDA_CPPFLAGS)
 CUDA_PTX      := $(foreach a,$(CUDA_ARCHS),$(CUDA_SRC:%.cu=$(BUILD)/%.sm_$(a).ptx))
+else
+CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME or PATH, and scripts/get-cuda was not run: nextd is built for the CPU alone'
 endif
 
 # The order of operations is the source's: no contraction, denormals kept, division and square root rounded exactly. The defaults are written out

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/backend/cuda/cuda.h"
+#include "engine/model/device.h"
 #include "tests/cuda/emulator/emulator.h"
 #include "tests/engine/backend/backend_matrix.h"
 
@@ -260,6 +261,32 @@ static void test_a_device_that_will_not_do_is_refused_with_its_version(void **st
     assert_int_equal(open_and_reserve("cuda", &err), 0);
 }
 
+static void test_auto_takes_the_first_gpu_or_says_why_not(void **state)
+{
+    (void)state;
+    struct emulator_device normal, device;
+    struct device_choice d;
+    struct err err;
+    emulator_get_device(&normal);
+    assert_int_equal(device_choose("auto", &d, &err), 0);
+    assert_ptr_equal(d.ops, &backend_cuda);
+    assert_string_equal(d.name, "cuda:0");
+    assert_string_equal(d.note, "");
+    assert_true(d.free_bytes > 0 && d.free_bytes <= normal.memory_bytes);
+    device = normal;
+    device.capability = 75;
+    emulator_set_device(&device);
+    assert_int_equal(device_choose("cuda:0", &d, &err), -1);
+    assert_int_equal(device_choose("auto", &d, &err), 0);
+    assert_ptr_equal(d.ops, &backend_cpu);
+    assert_int_equal(d.free_bytes, 0);
+    assert_non_null(strstr(d.note, "compute capability 7.5"));
+    assert_non_null(strstr(d.note, "the CPU computes"));
+    emulator_set_device(&normal);
+    assert_int_equal(device_choose("gpu", &d, &err), -1);
+    assert_non_null(strstr(err.msg, "cuda:1"));
+}
+
 static void test_a_fault_of_the_device_is_said_at_sync_and_stays(void **state)
 {
     (void)state;
@@ -304,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_a_value_that_is_not_finite_is_a_sticky_fault),
         cmocka_unit_test(test_memory_that_cannot_be_had_is_said_and_nothing_is_left),
         cmocka_unit_test(test_a_device_that_will_not_do_is_refused_with_its_version),
+        cmocka_unit_test(test_auto_takes_the_first_gpu_or_says_why_not),
         cmocka_unit_test(test_a_fault_of_the_device_is_said_at_sync_and_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
