@@ -31,12 +31,21 @@ static void peek(struct backend *be, enum buffer which, int n_rows, int n, float
 {
     struct cuda *c = cuda_of(be);
     const struct device_rows *from = which == BUFFER_X ? &c->x : which == BUFFER_QKV ? &c->qkv : &c->o;
-    float *rows = malloc((size_t)n_rows * (size_t)from->ld * sizeof *rows);
+    const size_t n_bytes = (size_t)n_rows * (size_t)from->ld * sizeof(float);
+    float *rows = malloc(n_bytes), *before = malloc(n_bytes);
+    const bool rotates = which == BUFFER_QKV && c->ropes; /* attend will do it, and wants it as it is */
+    if (rotates) {
+        assert_int_equal(cudaMemcpyAsync(before, from->p, n_bytes, cudaMemcpyDeviceToHost, c->stream), cudaSuccess);
+        assert_int_equal(launch_rope_store(&c->rope, c->stream), cudaSuccess);
+    }
     assert_int_equal(cudaMemcpyAsync(rows, from->p, (size_t)n_rows * (size_t)from->ld * sizeof *rows, cudaMemcpyDeviceToHost, c->stream), 0);
+    if (rotates)
+        assert_int_equal(cudaMemcpyAsync(from->p, before, n_bytes, cudaMemcpyHostToDevice, c->stream), cudaSuccess);
     assert_int_equal(cudaStreamSynchronize(c->stream), cudaSuccess);
     for (int r = 0; r < n_rows; r++)
         memcpy(out + (size_t)r * (size_t)n, rows + (size_t)r * (size_t)from->ld, (size_t)n * sizeof *out);
     free(rows);
+    free(before);
 }
 
 static const struct probe gpu_probe = {&backend_cuda, spoil_pages, peek};

@@ -85,6 +85,8 @@ struct cuda {
     } host;
 
     struct device_batch batch; /* of the step */
+    struct device_rope rope;   /* what rope_store left to attend to do, */
+    bool ropes;                /* if it did */
     int n_out, n_tables;
     int first_score, n_scores;
 };

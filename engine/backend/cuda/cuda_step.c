@@ -204,7 +204,9 @@ void cuda_rope_store(struct backend *be, int layer, int table, const struct vect
     const struct device_rope p = {.batch = c->batch, .kv = c->kv, .layer = layer, .n_head = c->shape.n_head, .qkv = c->qkv.p, .ld = c->qkv.ld,
                                   .cs = c->cs[table], .rope_dims = c->shape.rope_dims, .neox = c->shape.rope_neox,
                                   .q_norm = q_norm == NULL ? NULL : q_norm->values, .k_norm = k_norm == NULL ? NULL : k_norm->values, .eps = eps};
-    if (!c->lost)
+    c->rope = p;
+    c->ropes = attend_ropes(&c->batch, &c->kv, c->shape.n_head);
+    if (!c->lost && !c->ropes)
         cuda_check(c, launch_rope_store(&p, c->stream), "storing keys and values");
 }
 
@@ -216,8 +218,10 @@ void cuda_attend(struct backend *be, const struct attend_params *params, const s
     const struct device_attend p = {.batch = c->batch, .kv = c->kv, .layer = params->layer, .n_head = c->shape.n_head, .window = params->window,
                                     .scale = params->scale, .qkv = c->qkv.p, .ld = c->qkv.ld, .partials = c->partials, .o = c->o.p, .ldo = c->o.ld,
                                     .to = c->oo, .needs = consumer->needs, .fault = c->fault};
+    assert(c->rope.layer == params->layer);
     if (!c->lost)
-        cuda_check(c, launch_attend(&p, c->stream), "attending");
+        cuda_check(c, c->ropes ? launch_rope_attend(&c->rope, &p, c->stream) : launch_attend(&p, c->stream), "attending");
+    c->ropes = false;
 }
 
 /* ---- scores, sync, pages ---- */
