@@ -18,15 +18,33 @@
 
 #define FEW_THREADS 256
 #define FEW_WARPS (FEW_THREADS / 32)
-#define SCORES_STRIPES (DEVICE_SCORES / LAYOUT_ROWS)
 
 /* The dot products of a warp's four rows with N rows of x; lane 8 r + s gets slot s of row r. */
 template <int N> struct few_dots {
     const struct device_operand &x;
     const uint8_t *part;
     int stripe, warp, lane;
-    const int *row; /* [N] of x; the last one again where there are no more */
-    float *acc;     /* [N] */
+    int *row;   /* [N] of x; the last one again where there are no more */
+    float *acc; /* [N] */
+
+    /* Rows of x that are met before the next ones are loaded: the compiler would ask for all of them at once, and run out of registers. */
+    static constexpr int pass = N < 4 ? N : 4;
+
+    /* Brings the next rows to the front: registers have no index. After all passes everything is in its place. */
+    __device__ __forceinline__ void turn()
+    {
+        if (N == pass)
+            return;
+        DEVICE_UNROLL
+        for (int t = 0; t < pass; t++) {
+            const float a = acc[t];
+            const int r = row[t];
+            acc[t] = acc[(t + pass) % N];
+            row[t] = row[(t + pass) % N];
+            acc[(t + pass) % N] = a;
+            row[(t + pass) % N] = r;
+        }
+    }
 
     template <int TYPE> __device__ __forceinline__ void block(const struct weights_block<TYPE> &w, int b)
     {
@@ -35,23 +53,29 @@ template <int N> struct few_dots {
         DEVICE_UNROLL
         for (int i = 0; i < 8; i++)
             words[i] = weights_word<TYPE>(w, i);
+        DEVICE_LOOP
+        for (int i = 0; i < N; i += pass, turn())
+            tokens<TYPE>(f, words, b);
+    }
+
+    template <int TYPE> __device__ __forceinline__ void tokens(const struct weights_factors &f, const uint32_t words[8], int b)
+    {
         DEVICE_UNROLL
-        for (int t = 0; t < N; t++) {
-            const size_t at = (size_t)row[t] * (size_t)x.n_blocks + (size_t)b;
+        for (int t = 0; t < pass; t++) {
+            const uint32_t at = (uint32_t)(row[t] * x.n_blocks + b);
             const int4 low = ((const int4 *)x.q)[2 * at], high = ((const int4 *)x.q)[2 * at + 1];
             const uint32_t sums = ((const uint32_t *)x.sums)[at];
-            int sum[2];
-            sum[0] = __dp4a((int)words[0], low.x, 0);
-            sum[0] = __dp4a((int)words[1], low.y, sum[0]);
-            sum[0] = __dp4a((int)words[2], low.z, sum[0]);
-            sum[0] = __dp4a((int)words[3], low.w, sum[0]);
-            sum[1] = __dp4a((int)words[4], high.x, weights_type<TYPE>::halves ? 0 : sum[0]);
-            sum[1] = __dp4a((int)words[5], high.y, sum[1]);
-            sum[1] = __dp4a((int)words[6], high.z, sum[1]);
-            sum[1] = __dp4a((int)words[7], high.w, sum[1]);
-            if (!weights_type<TYPE>::halves)
-                sum[0] = sum[1];
-            acc[t] = matrix_mac<TYPE>(f, sum, x.d[at], sums, acc[t]);
+            int sum0 = matrix_start<TYPE>(sums, 0);
+            sum0 = __dp4a((int)words[0], low.x, sum0);
+            sum0 = __dp4a((int)words[1], low.y, sum0);
+            sum0 = __dp4a((int)words[2], low.z, sum0);
+            sum0 = __dp4a((int)words[3], low.w, sum0);
+            int sum1 = weights_type<TYPE>::halves ? matrix_start<TYPE>(sums, 1) : sum0;
+            sum1 = __dp4a((int)words[4], high.x, sum1);
+            sum1 = __dp4a((int)words[5], high.y, sum1);
+            sum1 = __dp4a((int)words[6], high.z, sum1);
+            sum1 = __dp4a((int)words[7], high.w, sum1);
+            acc[t] = matrix_mac<TYPE>(f, weights_type<TYPE>::halves ? sum0 : sum1, sum1, x.d[at], sums, acc[t]);
         }
     }
 
@@ -59,61 +83,69 @@ template <int N> struct few_dots {
     template <int TYPE> __device__ __forceinline__ void floats(const uint4 &w, int b, int c)
     {
         const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+        DEVICE_LOOP
+        for (int i = 0; i < N; i += pass, turn())
+            float_tokens<TYPE>(words, b, c);
+    }
+
+    template <int TYPE> __device__ __forceinline__ void float_tokens(const uint32_t words[4], int b, int c)
+    {
         DEVICE_UNROLL
         for (int i = 0; i < 4; i += TYPE == DEVICE_F32 ? 4 : 2) { /* four values */
             DEVICE_UNROLL
-            for (int t = 0; t < N; t++) {
-                const size_t at = (size_t)row[t] * (size_t)x.n_blocks + (size_t)b;
-                const float4 v = ((const float4 *)x.f)[8 * at + (size_t)(TYPE == DEVICE_F32 ? c : 2 * c + i / 2)];
+            for (int t = 0; t < pass; t++) {
+                const uint32_t at = (uint32_t)(row[t] * x.n_blocks + b);
+                const float4 v = ((const float4 *)x.f)[8 * at + (uint32_t)(TYPE == DEVICE_F32 ? c : 2 * c + i / 2)];
                 const float values[4] = {v.x, v.y, v.z, v.w};
                 DEVICE_UNROLL
                 for (int k = 0; k < 4; k++)
                     acc[t] = fmaf(TYPE == DEVICE_F32 ? num_f32_from_bits(words[k]) : weights_float<TYPE>(words[(i + k / 2) % 4], k % 2), values[k],
                                   acc[t]);
-                }
+            }
         }
     }
 
     template <int TYPE> __device__ __forceinline__ void run()
     {
         typedef weights_type<TYPE> T;
-        const int n_blocks = x.n_blocks, first = LAYOUT_WARP_ROWS * warp + lane / LAYOUT_SLOTS, slot = lane % LAYOUT_SLOTS;
+        const int n_blocks = x.n_blocks, row4 = LAYOUT_WARP_ROWS * warp + lane / LAYOUT_SLOTS, slot = lane % LAYOUT_SLOTS;
         const uint8_t *w = part + (size_t)stripe * weights_stripe_bytes<TYPE>(n_blocks);
         if constexpr (T::is_float) {
             for (int b = slot; b < n_blocks; b += LAYOUT_SLOTS) {
-                const struct weights_place at = weights_place_of(n_blocks, first, b);
+                const struct weights_place at = weights_place_of(n_blocks, row4, b);
+                constexpr int ahead = N < 4 ? 4 : 2;
                 DEVICE_LOOP
-                for (int half = 0; half < T::chunks; half += 4) {
-                    uint4 chunks[4];
+                for (int first = 0; first < T::chunks; first += ahead) {
+                    uint4 chunks[ahead];
                     DEVICE_UNROLL
-                    for (int c = 0; c < 4; c++)
-                        chunks[c] = *(const uint4 *)(w + (at.group * T::chunks + (half + c) * at.n + at.i) * 16);
+                    for (int c = 0; c < ahead; c++)
+                        chunks[c] = *(const uint4 *)(w + (at.group * T::chunks + (first + c) * at.n + at.i) * 16);
                     DEVICE_UNROLL
-                    for (int c = 0; c < 4; c++)
-                        floats<TYPE>(chunks[c], b, half + c);
+                    for (int c = 0; c < ahead; c++)
+                        floats<TYPE>(chunks[c], b, first + c);
                 }
             }
         } else {
             constexpr int ahead = N == 1 ? 4 : N == 2 ? 2 : 1;
             int b = slot;
-            for (; b + (ahead - 1) * LAYOUT_SLOTS < n_blocks; b += ahead * LAYOUT_SLOTS) {
+            for (; ahead > 1 && b + (ahead - 1) * LAYOUT_SLOTS < n_blocks; b += ahead * LAYOUT_SLOTS) {
                 struct weights_block<TYPE> blocks[ahead];
                 DEVICE_UNROLL
                 for (int i = 0; i < ahead; i++)
-                    blocks[i] = weights_load<TYPE>(w, n_blocks, weights_place_of(n_blocks, first, b + i * LAYOUT_SLOTS));
+                    blocks[i] = weights_load<TYPE>(w, n_blocks, weights_place_of(n_blocks, row4, b + i * LAYOUT_SLOTS));
                 DEVICE_UNROLL
                 for (int i = 0; i < ahead; i++)
                     block<TYPE>(blocks[i], b + i * LAYOUT_SLOTS);
             }
             for (; b < n_blocks; b += LAYOUT_SLOTS)
-                block<TYPE>(weights_load<TYPE>(w, n_blocks, weights_place_of(n_blocks, first, b)), b);
+                block<TYPE>(weights_load<TYPE>(w, n_blocks, weights_place_of(n_blocks, row4, b)), b);
         }
     }
 };
 
 /* The dot product of a lane's row of weights with row lane % 8 of the N of x; the other lanes of an eight get the other rows'. */
 template <int N>
-static __device__ __forceinline__ float few_dot(const struct device_product &p, const struct matrix_stripe &s, int warp, int lane, const int row[N])
+static __device__ __forceinline__ float few_dot(const struct device_product &p, const struct matrix_stripe &s, int warp, int lane, int row[N])
 {
     float acc[N], mine = 0.0f;
     DEVICE_UNROLL
@@ -132,11 +164,11 @@ static __device__ __forceinline__ float few_dot(const struct device_product &p, 
     return mine;
 }
 
-template <int N> __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 0) matrix_few(const struct device_product p)
+template <int N> __global__ void __launch_bounds__(FEW_THREADS, 2) matrix_few(const struct device_product p)
 {
     SHARED(float, tile, N * LAYOUT_ROWS); /* PAIR: the outputs of a row of x; SCORES: maxima by warp */
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, r0 = (int)blockIdx.x * N, mine = r0 + lane % LAYOUT_SLOTS;
-    const int per_block = p.epilogue == EPILOGUE_SCORES ? SCORES_STRIPES : p.m.pair ? 2 : 1;
+    const int per_block = p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.m.pair ? 2 : 1;
     const int in_stripe = LAYOUT_WARP_ROWS * warp + lane / LAYOUT_SLOTS;
     const bool counts = lane % LAYOUT_SLOTS < N && mine < p.n_rows;
     int row[N];
@@ -193,14 +225,7 @@ template <int N> __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 0) 
 
 template <int N> static cudaError_t launch_few(const struct device_product *p, cudaStream_t stream)
 {
-    unsigned stripes = 0;
-    for (int i = 0; i < p->m.n_parts; i++)
-        stripes += (unsigned)matrix_part_stripes(p->m.parts[i]);
-    if (p->epilogue == EPILOGUE_PAIR)
-        stripes /= 2;
-    else if (p->epilogue == EPILOGUE_SCORES)
-        stripes = (stripes + SCORES_STRIPES - 1) / SCORES_STRIPES;
-    const dim3 grid((unsigned)(p->n_rows + N - 1) / N, stripes);
+    const dim3 grid((unsigned)(p->n_rows + N - 1) / N, (unsigned)matrix_n_tiles(*p));
     LAUNCH(matrix_few<N>, grid, dim3(FEW_THREADS), 0, stream, *p);
     return cudaGetLastError();
 }

@@ -47,18 +47,29 @@ static __device__ __forceinline__ struct matrix_stripe matrix_stripe_of(const st
     return s;
 }
 
-/* One block into a slot: quant_mac. sum[h] is the integer sum of half h, or of both in sum[0], with the offset still in it; sums is the operand's. */
-template <int TYPE>
-static __device__ __forceinline__ float matrix_mac(const struct weights_factors &w, const int sum[2], float d, uint32_t sums, float acc)
+/* Where the integer sum of half h of a block starts, or of the whole block: at MATRIX_MAGIC, so that the sum's bits are those of the float
+ * MATRIX_MAGIC + sum (|sum| < 2^22, quant.h) and need no conversion; less what the stored weights' offset adds to it. */
+#define MATRIX_MAGIC 12582912.0f
+#define MATRIX_MAGIC_BITS 0x4b400000
+
+template <int TYPE> static __device__ __forceinline__ int matrix_start(uint32_t sums, int h)
 {
     typedef weights_type<TYPE> T;
     const int low = (int16_t)sums, high = (int)sums >> 16;
-    if (!T::halves) {
-        acc = fmaf(w.d[0] * (float)(sum[0] - T::offset * (low + high)), d, acc);
-    } else {
-        acc = fmaf(w.d[0] * (float)(sum[0] - T::offset * low), d, acc);
-        acc = fmaf(w.d[1] * (float)(sum[1] - T::offset * high), d, acc);
-    }
+    return MATRIX_MAGIC_BITS - T::offset * (!T::halves ? low + high : h == 0 ? low : high);
+}
+
+/* One block into a slot: quant_mac. sum0 and sum1 are those of the halves, sum0 that of the block where there is one scale; d and sums are those of
+ * the operand. fma(MAGIC + sum, factor, -MAGIC factor) is factor * sum rounded once, for MAGIC * factor is exact; it differs only where that is -0,
+ * and an accumulator is never -0. */
+template <int TYPE>
+static __device__ __forceinline__ float matrix_mac(const struct weights_factors &w, int sum0, int sum1, float d, uint32_t sums, float acc)
+{
+    typedef weights_type<TYPE> T;
+    const int low = (int16_t)sums, high = (int)sums >> 16;
+    acc = fmaf(fmaf(__int_as_float(sum0), w.d[0], -MATRIX_MAGIC * w.d[0]), d, acc);
+    if (T::halves)
+        acc = fmaf(fmaf(__int_as_float(sum1), w.d[1], -MATRIX_MAGIC * w.d[1]), d, acc);
     if (T::n_min == 1)
         acc = fmaf(w.min[0], d * (float)(low + high), acc);
     if (T::n_min == 2) {
@@ -71,6 +82,18 @@ static __device__ __forceinline__ float matrix_mac(const struct weights_factors 
 static __device__ __forceinline__ float matrix_activate(int act, float x)
 {
     return act == DEVICE_SILU ? num_silu(x) : num_gelu_tanh(x);
+}
+
+/* Blocks of threads of a launch: stripes, pairs of stripes, or as many as share a maximum. */
+#define MATRIX_SCORES_STRIPES (DEVICE_SCORES / LAYOUT_ROWS)
+
+static inline int matrix_n_tiles(const struct device_product &p)
+{
+    int stripes = 0;
+    for (int i = 0; i < p.m.n_parts; i++)
+        stripes += matrix_part_stripes(p.m.parts[i]);
+    const int per_tile = p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.epilogue == EPILOGUE_PAIR ? 2 : 1;
+    return (stripes + per_tile - 1) / per_tile;
 }
 
 /* Stores one output of STORE, ADD or SCORES. Returns the value stored. */
