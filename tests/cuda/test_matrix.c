@@ -364,12 +364,19 @@ static void check_product(const struct product_case *c, launcher *launch)
     product_destroy(&t);
 }
 
-static void check_cases(const struct product_case *cases, size_t n, int epilogue, launcher *launch)
+/* Cases by the kernel for few rows, by the backend's choice, and where no type is a float by the kernel for many. */
+static void check_cases(const struct product_case *cases, size_t n, int epilogue)
 {
     for (size_t i = 0; i < n; i++) {
         struct product_case c = cases[i];
+        bool floats = false;
+        for (int k = 0; k < c.n_parts; k++)
+            floats = floats || quant_is_float(c.type[k]);
         c.epilogue = epilogue;
-        check_product(&c, launch);
+        check_product(&c, launch_product_few);
+        check_product(&c, launch_product);
+        if (!floats)
+            check_product(&c, launch_product_many);
     }
 }
 
@@ -400,6 +407,12 @@ static void every_type_and_shape(void **state)
     shapes(launch_product_few, true);
 }
 
+static void every_type_and_shape_on_tensor_cores(void **state)
+{
+    (void)state;
+    shapes(launch_product_many, false);
+}
+
 /* The parts of a stack have types and ends of their own. */
 static const struct product_case stacks[] = {
     {.n_parts = 3, .type = {TENSOR_Q4_K, TENSOR_Q6_K, TENSOR_F16}, .n_outputs = {35, 33, 7}, .n_cols = 256, .n_rows = 3},
@@ -410,8 +423,8 @@ static const struct product_case stacks[] = {
 static void parts_of_a_stack_differ(void **state)
 {
     (void)state;
-    check_cases(stacks, sizeof stacks / sizeof stacks[0], EPILOGUE_STORE, launch_product_few);
-    check_cases(stacks, sizeof stacks / sizeof stacks[0], EPILOGUE_ADD, launch_product_few);
+    check_cases(stacks, sizeof stacks / sizeof stacks[0], EPILOGUE_STORE);
+    check_cases(stacks, sizeof stacks / sizeof stacks[0], EPILOGUE_ADD);
 }
 
 static const struct product_case pairs[] = {
@@ -420,6 +433,7 @@ static const struct product_case pairs[] = {
      .needs = OPERAND_Q},
     {.n_parts = 2, .type = {TENSOR_Q5_0, TENSOR_F32}, .n_outputs = {45, 45}, .n_cols = 96, .n_rows = 3, .needs = OPERAND_F},
     {.n_parts = 2, .type = {TENSOR_Q2_K, TENSOR_Q6_K}, .n_outputs = {32, 32}, .n_cols = 512, .n_rows = 19, .needs = OPERAND_Q | OPERAND_F},
+    {.n_parts = 2, .type = {TENSOR_Q5_1, TENSOR_Q5_0}, .n_outputs = {96, 96}, .n_cols = 96, .n_rows = 70, .needs = OPERAND_Q},
     {.n_parts = 2, .type = {TENSOR_F16, TENSOR_BF16}, .n_outputs = {33, 33}, .n_cols = 77, .n_rows = 9, .act = DEVICE_GELU_TANH, .needs = OPERAND_F},
     {.n_parts = 2, .type = {TENSOR_F32, TENSOR_F32}, .n_outputs = {33, 33}, .n_cols = 77, .n_rows = 4, .needs = OPERAND_F, .infinite = true},
 };
@@ -427,7 +441,7 @@ static const struct product_case pairs[] = {
 static void pairs_become_operands(void **state)
 {
     (void)state;
-    check_cases(pairs, sizeof pairs / sizeof pairs[0], EPILOGUE_PAIR, launch_product_few);
+    check_cases(pairs, sizeof pairs / sizeof pairs[0], EPILOGUE_PAIR);
 }
 
 static const struct product_case scores[] = {
@@ -435,19 +449,21 @@ static const struct product_case scores[] = {
     {.n_parts = 1, .type = {TENSOR_Q6_K}, .n_outputs = {300}, .n_cols = 256, .n_rows = 3},
     {.n_parts = 1, .type = {TENSOR_F16}, .n_outputs = {31}, .n_cols = 77, .n_rows = 11},
     {.n_parts = 1, .type = {TENSOR_Q4_0}, .n_outputs = {521}, .n_cols = 96, .n_rows = 19},
+    {.n_parts = 1, .type = {TENSOR_Q3_K}, .n_outputs = {289}, .n_cols = 256, .n_rows = 37},
     {.n_parts = 1, .type = {TENSOR_F32}, .n_outputs = {290}, .n_cols = 32, .n_rows = 2, .infinite = true},
 };
 
 static void scores_come_with_their_maxima(void **state)
 {
     (void)state;
-    check_cases(scores, sizeof scores / sizeof scores[0], EPILOGUE_SCORES, launch_product_few);
+    check_cases(scores, sizeof scores / sizeof scores[0], EPILOGUE_SCORES);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_and_shape),
+        cmocka_unit_test(every_type_and_shape_on_tensor_cores),
         cmocka_unit_test(parts_of_a_stack_differ),
         cmocka_unit_test(pairs_become_operands),
         cmocka_unit_test(scores_come_with_their_maxima),

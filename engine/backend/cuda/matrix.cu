@@ -12,12 +12,12 @@
  *   numbers  bit-identical for every N, and to matrix_many.cu: N and the grid choose who computes an element, never in which order
  *
  * The types of a matrix's parts may differ: a block of threads switches once, by its part. */
-#include <assert.h>
-
 #include "engine/backend/cuda/matrix.cuh"
 
 #define FEW_THREADS 256
 #define FEW_WARPS (FEW_THREADS / 32)
+/* Up to so many rows of x this kernel is taken: one pass over the weights. Either could do any number. */
+#define MATRIX_FEW_ROWS 8
 
 /* The dot products of a warp's four rows with N rows of x; lane 8 r + s gets slot s of row r. */
 template <int N> struct few_dots {
@@ -33,16 +33,16 @@ template <int N> struct few_dots {
     /* Brings the next rows to the front: registers have no index. After all passes everything is in its place. */
     __device__ __forceinline__ void turn()
     {
-        if (N == pass)
-            return;
-        DEVICE_UNROLL
-        for (int t = 0; t < pass; t++) {
-            const float a = acc[t];
-            const int r = row[t];
-            acc[t] = acc[(t + pass) % N];
-            row[t] = row[(t + pass) % N];
-            acc[(t + pass) % N] = a;
-            row[(t + pass) % N] = r;
+        if constexpr (N > pass) {
+            DEVICE_UNROLL
+            for (int t = 0; t < pass; t++) {
+                const float a = acc[t];
+                const int r = row[t];
+                acc[t] = acc[t + pass];
+                row[t] = row[t + pass];
+                acc[t + pass] = a;
+                row[t + pass] = r;
+            }
         }
     }
 
@@ -232,10 +232,7 @@ template <int N> static cudaError_t launch_few(const struct device_product *p, c
 
 extern "C" cudaError_t launch_product_few(const struct device_product *p, cudaStream_t stream)
 {
-    assert(p->n_rows > 0);
-    assert(p->m.pair == (p->epilogue == EPILOGUE_PAIR));
-    assert(p->epilogue != EPILOGUE_SCORES || p->m.n_parts == 1);
-    assert(p->m.n_cols == p->x.n_cols);
+    matrix_check(p);
     if (p->n_rows == 1)
         return launch_few<1>(p, stream);
     if (p->n_rows == 2)
@@ -247,5 +244,8 @@ extern "C" cudaError_t launch_product_few(const struct device_product *p, cudaSt
 
 extern "C" cudaError_t launch_product(const struct device_product *p, cudaStream_t stream)
 {
-    return launch_product_few(p, stream);
+    bool many = p->n_rows > MATRIX_FEW_ROWS;
+    for (int i = 0; i < p->m.n_parts; i++)
+        many = many && !matrix_is_float(p->m.parts[i].type);
+    return many ? launch_product_many(p, stream) : launch_product_few(p, stream);
 }

@@ -2,6 +2,8 @@
 #ifndef NEXTD_CUDA_MATRIX_CUH
 #define NEXTD_CUDA_MATRIX_CUH
 
+#include <assert.h>
+
 #include "engine/backend/cuda/operand.cuh"
 #include "engine/backend/cuda/weights.cuh"
 
@@ -82,6 +84,20 @@ static __device__ __forceinline__ float matrix_mac(const struct weights_factors 
 static __device__ __forceinline__ float matrix_activate(int act, float x)
 {
     return act == DEVICE_SILU ? num_silu(x) : num_gelu_tanh(x);
+}
+
+static inline bool matrix_is_float(int type)
+{
+    return type == DEVICE_F32 || type == DEVICE_F16 || type == DEVICE_BF16;
+}
+
+/* What a launcher relies on. */
+static inline void matrix_check(const struct device_product *p)
+{
+    assert(p->n_rows > 0);
+    assert(p->m.pair == (p->epilogue == EPILOGUE_PAIR));
+    assert(p->epilogue != EPILOGUE_SCORES || p->m.n_parts == 1);
+    assert(p->m.n_cols == p->x.n_cols);
 }
 
 /* Blocks of threads of a launch: stripes, pairs of stripes, or as many as share a maximum. */
