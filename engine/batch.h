@@ -12,7 +12,7 @@
 
 struct batch {
     int n_rows;
-    const int32_t *token; /* [n_rows] token ids */
+    const int32_t *token; /* [n_rows] token ids; below 0: the id that slot ~token keeps (draw.h), which an earlier launch drew */
     const int32_t *pos;   /* [n_rows] positions, from 0 */
     const int32_t *seq;   /* [n_rows] index of the row's sequence, 0 <= seq < n_seqs, non-decreasing */
 

@@ -622,8 +622,7 @@ struct sampler_counts {
     int capacity, n;
     uint32_t n_slots;   /* power of two */
     int32_t *slots;     /* [n_slots] entry index, or -1 */
-    int32_t *ids;       /* [capacity] */
-    uint32_t *n_output; /* [capacity] times drawn; 0: in the prompt only */
+    struct draw_count *entries; /* [capacity] */
 };
 
 struct sampler_counts *sampler_counts_create(int capacity)
@@ -636,9 +635,8 @@ struct sampler_counts *sampler_counts_create(int capacity)
     while (c->n_slots < (uint32_t)capacity * 2)
         c->n_slots *= 2;
     c->slots = malloc(c->n_slots * sizeof *c->slots);
-    c->ids = malloc(((size_t)capacity + 1) * sizeof *c->ids);
-    c->n_output = malloc(((size_t)capacity + 1) * sizeof *c->n_output);
-    if (!c->slots || !c->ids || !c->n_output) {
+    c->entries = malloc(((size_t)capacity + 1) * sizeof *c->entries);
+    if (!c->slots || !c->entries) {
         sampler_counts_destroy(c);
         return NULL;
     }
@@ -651,8 +649,7 @@ void sampler_counts_destroy(struct sampler_counts *c)
     if (c == NULL)
         return;
     free(c->slots);
-    free(c->ids);
-    free(c->n_output);
+    free(c->entries);
     free(c);
 }
 
@@ -665,24 +662,29 @@ void sampler_counts_reset(struct sampler_counts *c)
 void sampler_counts_add(struct sampler_counts *c, int32_t id, bool output)
 {
     uint32_t slot = ((uint32_t)id * 0x9e3779b1u >> 7) & (c->n_slots - 1);
-    while (c->slots[slot] >= 0 && c->ids[c->slots[slot]] != id)
+    while (c->slots[slot] >= 0 && c->entries[c->slots[slot]].id != id)
         slot = (slot + 1) & (c->n_slots - 1);
     if (c->slots[slot] < 0) {
         assert(c->n < c->capacity);
         c->slots[slot] = c->n;
-        c->ids[c->n] = id;
-        c->n_output[c->n++] = 0;
+        c->entries[c->n++] = (struct draw_count){.id = id};
     }
-    c->n_output[c->slots[slot]] += output;
+    c->entries[c->slots[slot]].n_output += output;
+}
+
+const struct draw_count *sampler_counts_list(const struct sampler_counts *c, int *n_out)
+{
+    *n_out = c->n;
+    return c->entries;
 }
 
 static void penalise(struct sampler *s, const struct sampler_params *p, const struct sampler_counts *counts, const float *raw)
 {
     for (int i = 0; i < counts->n; i++) {
-        float *at = touch(s, raw, counts->ids[i]), z = *at;
+        float *at = touch(s, raw, counts->entries[i].id), z = *at;
         z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
-        if (counts->n_output[i] > 0) {
-            z -= (float)counts->n_output[i] * p->frequency_penalty;
+        if (counts->entries[i].n_output > 0) {
+            z -= (float)counts->entries[i].n_output * p->frequency_penalty;
             z -= p->presence_penalty;
         }
         *at = z;

@@ -14,26 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/draw.h"
 #include "engine/runner.h"
-
-struct logit_bias {
-    int32_t id;
-    float bias; /* -INFINITY bans the token */
-};
-
-struct sampler_params {
-    float temperature;        /* 0 .. 2+; 0 is greedy */
-    int top_k;                /* <= 0: off */
-    float top_p;              /* 1: off */
-    float min_p;              /* 0: off */
-    float typical_p;          /* 1: off */
-    float repetition_penalty; /* 1: off */
-    float frequency_penalty;  /* 0: off */
-    float presence_penalty;   /* 0: off */
-    uint64_t seed;
-    int n_bias;
-    const struct logit_bias *bias; /* [n_bias], ascending unique ids */
-};
 
 /* All features off: temperature 1, the predictor's own distribution. */
 struct sampler_params sampler_defaults(void);
@@ -45,6 +27,8 @@ struct sampler_counts *sampler_counts_create(int capacity); /* distinct tokens a
 void sampler_counts_destroy(struct sampler_counts *c);
 void sampler_counts_reset(struct sampler_counts *c);
 void sampler_counts_add(struct sampler_counts *c, int32_t id, bool output);
+/* The entries, valid until the next call; *n_out of them. */
+const struct draw_count *sampler_counts_list(const struct sampler_counts *c, int *n_out);
 
 /* Working memory of a sampler for one vocabulary: one for each thread that draws. */
 struct sampler;
@@ -69,7 +53,7 @@ struct token_logprob {
     float logprob; /* -INFINITY where the logit is */
 };
 /* *chosen_out = that of `id`; top_out[0 .. n_top-1] = the n_top most likely, descending, ties by lowest id. n_top <= SAMPLER_MAX_TOP. */
-#define SAMPLER_MAX_TOP 20
+#define SAMPLER_MAX_TOP DRAW_MAX_TOP
 void sampler_logprobs(struct sampler *s, const struct scores *scores, int i, int32_t id, int n_top, struct token_logprob *chosen_out,
                       struct token_logprob *top_out);
 
