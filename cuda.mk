@@ -124,3 +124,34 @@ check-cuda: cuda-tests
 	$(MAKE) check-bugs
 	TEST_TIMEOUT_S=300 scripts/run-tests $(EMULATED)/tests/cuda
 .PHONY: cuda-tests check-cuda
+
+# ---- nvcc's PTX in an interpreter ----
+
+# The interpreter's own tests (test_micro on kernels with known answers, test_gates on the text of every kernel), and the tests of the backend that
+# run on the emulated device once more, with nvcc's PTX in the place of g++'s kernels (tests/cuda/ptx/device.cpp).
+PTX        := $(EMULATED)/tests/cuda/ptx
+PTX_OBJ    := $(patsubst %,$(EMULATED)/%.o,$(filter-out %/device.cpp $(wildcard tests/cuda/ptx/test_*.cpp),$(wildcard tests/cuda/ptx/*.cpp)))
+PTX_DEVICE := test_rows test_attend test_matrix test_cuda test_smollm2
+PTX_TESTS  := $(patsubst tests/cuda/ptx/%.cpp,$(PTX)/%,$(wildcard tests/cuda/ptx/test_*.cpp)) $(PTX_DEVICE:%=$(PTX)/device/%)
+$(PTX)/%.o: OPT := -O3 -g
+$(PTX)/%.cpp.o: EMULATED_CXX += $(EMULATED_ISA)
+$(PTX)/test_%: $(PTX)/test_%.cpp.o $(PTX_OBJ)
+	$(CXX) $(LDFLAGS) $(filter %.o,$^) -lcmocka -o $@
+# -rdynamic: a kernel is found by its name.
+$(PTX)/device/%: $(EMULATED)/tests/cuda/%.c.o $(PTX)/device.cpp.o $(PTX_OBJ) $(BACKEND_MATRIX) $(EMULATED)/libemulated.a $(BUILD)/libnextd.a
+	@mkdir -p $(@D)
+	$(CXX) $(LDFLAGS) -rdynamic $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka -ldl -o $@
+
+PTX_MICRO := $(foreach a,$(CUDA_ARCHS),$(BUILD)/tests/cuda/ptx/micro.sm_$(a).ptx)
+ptx-tests: need-nvcc $(PTX_TESTS) $(CUDA_PTX) $(CUDA_OBJ) $(PTX_MICRO)
+# What nvcc made of the kernels: 0 spills (cuda-objects), no float operation without explicit rounding, the bits of the CPU. No GPU needed. Every
+# kernel of every architecture is run; whole models with the PTX of the first one.
+check-ptx: ptx-tests
+	@for a in $(wordlist 2,9,$(CUDA_ARCHS)); do \
+	  echo "sm_$$a"; \
+	  PTX_FILES='$(CUDA_PTX)' PTX_MICRO=$(BUILD)/tests/cuda/ptx/micro.sm_$$a.ptx EMULATOR_PTX="$$(echo $(BUILD)/engine/backend/cuda/*.sm_$$a.ptx)" \
+	    scripts/run-tests $(PTX) test_micro test_rows test_attend test_matrix || exit 1; \
+	done
+	PTX_FILES='$(CUDA_PTX)' PTX_MICRO=$(firstword $(PTX_MICRO)) EMULATOR_PTX='$(filter %.sm_$(firstword $(CUDA_ARCHS)).ptx,$(CUDA_PTX))' \
+	  scripts/run-tests $(PTX)
+.PHONY: ptx-tests check-ptx

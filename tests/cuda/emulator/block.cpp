@@ -517,8 +517,15 @@ static uint64_t gcd(uint64_t a, uint64_t b)
     return b ? gcd(b, a % b) : a;
 }
 
+void (*emu_interpreter)(const emu_call &call);
+
 void emu_run_grid(const emu_call &call)
 {
+    if (emu_interpreter) {
+        emu_counts.n_launches++;
+        emu_interpreter(call);
+        return;
+    }
     uint64_t n = (uint64_t)call.grid.x * call.grid.y * call.grid.z, step = 1, first = 0;
     if (emu_schedule == EMULATOR_RANDOM) { // a walk with a step that shares no factor with n meets each block once
         first = emu_random() % n;

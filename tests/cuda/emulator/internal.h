@@ -51,6 +51,8 @@ void emu_release_all(void);
 // While the device works its memory is open; while host code runs it is not.
 void emu_open_memory(void);
 void emu_close_memory(void);
+// The buffer of either kind that an address lies in; false: none.
+bool emu_find_buffer(const void *p, const void **begin_out, size_t *n_bytes_out);
 // Dies if a buffer was written past its end.
 void emu_check_guards(void);
 // Prints where an address lies.
@@ -59,6 +61,8 @@ void emu_describe(const void *p);
 // ---- block.cpp ----
 
 void emu_run_grid(const emu_call &call);
+// Runs a grid in the place of the fibers (tests/cuda/ptx/device.cpp); NULL: none does.
+extern void (*emu_interpreter)(const emu_call &call);
 bool emu_in_kernel(void);
 // The dynamic shared memory that a kernel may ask for beyond 48 KiB.
 void emu_allow_shared(const void *function, size_t n_bytes);

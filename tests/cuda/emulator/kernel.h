@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <type_traits>
@@ -339,6 +340,7 @@ struct emu_call {
     size_t shared_bytes;
     virtual void run() const = 0;
     virtual void check() const = 0; // pointers among the arguments must be the device's, at the time of running
+    virtual void visit(const std::function<void(const void *value, size_t n_bytes)> &take) const = 0; // the arguments in order
     virtual ~emu_call() {}
 };
 // Checks the arguments' bytes for pointers to what the device cannot see.
@@ -351,6 +353,10 @@ template <class... P> struct emu_kernel_call : emu_call {
     std::tuple<P...> args;
     emu_kernel_call(void (*k)(P...), P... a) : kernel(k), args(a...) {}
     void run() const override { std::apply(kernel, args); }
+    void visit(const std::function<void(const void *, size_t)> &take) const override
+    {
+        std::apply([&](const P &...a) { (take(&a, sizeof a), ...); }, args);
+    }
     // Padding of a struct may hold halves of old pointers, and is no argument. A copy, because GCC 12 clears a little more than padding where an
     // array of structs is followed by something.
     template <class T> void check_one(int i, const T &v) const

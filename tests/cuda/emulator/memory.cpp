@@ -221,6 +221,16 @@ void emu_release_all(void)
     }
 }
 
+bool emu_find_buffer(const void *p, const void **begin_out, size_t *n_bytes_out)
+{
+    const buffer *b = find(p);
+    if (!b)
+        return false;
+    *begin_out = b->p;
+    *n_bytes_out = b->n_bytes;
+    return true;
+}
+
 bool emu_holds(emu_kind kind, const void *p, size_t n_bytes)
 {
     const buffer *b = find(p);
