@@ -150,6 +150,7 @@ help:
 	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
 	@echo 'make check-cuda   the CUDA backend on an emulated device: its kernels by g++, no GPU needed'
 	@echo 'make check-ptx    the same tests with what nvcc makes of the kernels, in an interpreter of PTX; no GPU needed'
+	@echo 'make build/cuda-emulated/nextd   the daemon on that device: EMULATOR_* in tests/cuda/emulator/emulator.h'
 	@echo 'make cuda-objects the CUDA kernels for all architectures that nvcc knows; cuda-ptx: as PTX'
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'
 	@echo 'make clean'

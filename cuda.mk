@@ -92,6 +92,10 @@ $(EMULATED)/$(basename $(1)): $(EMULATED)/$(1).o $$(BACKEND_MATRIX) $(EMULATED)/
 endef
 $(foreach t,$(CUDA_TEST_SRC),$(eval $(call cuda_test_rule,$(t))))
 
+# The daemon itself with the emulated device in place of CUDA's runtime: what clients see of a GPU, and of one that fails (tests/e2e/test_cuda.py).
+$(EMULATED)/nextd: $(BUILD)/server/main.o $(EMULATED_OBJ) $(BUILD)/libnextd.a
+	$(CXX) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 # Planted bugs, which the emulated device must notice: built three ways, judged by tests/cuda/run-bugs.
 BUGS := $(EMULATED)/tests/cuda/bugs
 $(BUGS): $(patsubst %,$(EMULATED)/%.o,$(wildcard tests/cuda/bugs*.cu) $(wildcard tests/cuda/emulator/*.cpp))
@@ -118,7 +122,7 @@ check-api: need-nvcc
 	@echo '1 passed, 0 failed'
 .PHONY: check-bugs check-api
 
-cuda-tests: $(CUDA_TESTS)
+cuda-tests: $(CUDA_TESTS) $(EMULATED)/nextd
 # Every kernel and the whole backend on the emulated device: no GPU, no CUDA.
 check-cuda: cuda-tests
 	$(MAKE) check-bugs

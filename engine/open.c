@@ -59,6 +59,12 @@ static int check_options(const struct engine_options *opt, struct err *err)
     return 0;
 }
 
+/* What loading takes, with room for the buffers of a step. */
+static uint64_t weight_room(const struct model_info *info)
+{
+    return info->weight_bytes + info->weight_bytes / 8;
+}
+
 /* Pages of the KV pool. */
 static int plan_pages(const struct engine_options *opt, const struct model_info *info, const struct device_choice *device)
 {
@@ -67,7 +73,7 @@ static int plan_pages(const struct engine_options *opt, const struct model_info 
         int n_ctx = opt->n_ctx > 0 && opt->n_ctx < info->n_ctx_train ? opt->n_ctx : info->n_ctx_train;
         tokens = (uint64_t)opt->max_seqs * (uint64_t)n_ctx;
         bool own = device->free_bytes > 0;
-        uint64_t available = own ? device->free_bytes : machine_available_bytes(), weights = info->weight_bytes + info->weight_bytes / 8;
+        uint64_t available = own ? device->free_bytes : machine_available_bytes(), weights = weight_room(info);
         uint64_t share = available > weights ? (available - weights) / 8 * (own ? KV_EIGHTHS_GPU : KV_EIGHTHS) : 0;
         uint64_t most = share / (info->kv_bytes_per_pos + 1);
         if (available != 0 && tokens > most)
@@ -82,7 +88,8 @@ static int load(struct loaded *l, const struct engine_options *opt, int n_thread
 {
     struct vocab vocab;
     if (model_open(opt->model_path, &l->model, err) != 0 || model_vocab(l->model, &vocab, err) != 0 ||
-        tokenizer_create(&vocab, &l->tok, err) != 0 || device_choose(opt->device != NULL ? opt->device : "auto", &l->device, err) != 0)
+        tokenizer_create(&vocab, &l->tok, err) != 0 ||
+        device_choose(opt->device != NULL ? opt->device : "auto", weight_room(model_info(l->model)), &l->device, err) != 0)
         return -1;
     int max_rows = opt->max_seqs + opt->chunk, max_out = opt->max_seqs > OUT_ROWS ? opt->max_seqs : OUT_ROWS;
     struct model_options m = {.device = l->device.name,

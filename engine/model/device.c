@@ -25,7 +25,19 @@ static int probe(const struct backend_ops *ops, const char *name, struct device_
     return 0;
 }
 
-int device_choose(const char *wanted, struct device_choice *out, struct err *err)
+static int probe_gpu(const struct backend_ops *ops, uint64_t least_bytes, struct device_choice *out, struct err *err)
+{
+    struct device_choice c;
+    if (probe(ops, "cuda:0", &c, err) != 0)
+        return -1;
+    if (c.free_bytes < least_bytes)
+        return err_set(err, ERR_NOMEM, "device cuda:0 has %zu MiB free; the model needs %zu MiB", c.free_bytes >> 20,
+                       (size_t)(least_bytes >> 20) + 1);
+    *out = c;
+    return 0;
+}
+
+int device_choose(const char *wanted, uint64_t least_bytes, struct device_choice *out, struct err *err)
 {
     const struct backend_ops *cuda = &backend_cuda;
     struct err why = {0};
@@ -36,7 +48,7 @@ int device_choose(const char *wanted, struct device_choice *out, struct err *err
     if (strcmp(wanted, "auto") != 0)
         return err_set_param(err, ERR_UNSUPPORTED, "device", "there is no device \"%.40s\"; this build has \"cpu\"%s", wanted,
                              cuda != NULL ? " and \"cuda:0\", \"cuda:1\" and so on" : "");
-    if (cuda != NULL && probe(cuda, "cuda:0", out, &why) == 0)
+    if (cuda != NULL && probe_gpu(cuda, least_bytes, out, &why) == 0)
         return 0;
     if (probe(&backend_cpu, "cpu", out, err) != 0)
         return -1;

@@ -3,6 +3,7 @@
 #define NEXTD_DEVICE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "engine/backend/backend.h"
 #include "engine/err.h"
@@ -14,8 +15,8 @@ struct device_choice {
     char note[400];      /* "auto" could not take a GPU: why, a whole sentence; or "" */
 };
 
-/* `wanted`: "auto" takes the first GPU where the build knows GPUs and that one will do, else the CPU; "cpu", "cpu:<isa>"; "cuda", "cuda:<n>".
- * ERR_UNSUPPORTED, ERR_DEVICE. */
-int device_choose(const char *wanted, struct device_choice *out, struct err *err);
+/* `wanted`: "auto" takes the first GPU where the build knows GPUs and that one will do and has least_bytes free, else the CPU; "cpu", "cpu:<isa>";
+ * "cuda", "cuda:<n>". ERR_UNSUPPORTED, ERR_DEVICE. */
+int device_choose(const char *wanted, uint64_t least_bytes, struct device_choice *out, struct err *err);
 
 #endif

@@ -159,7 +159,7 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
 {
     const struct hparams *hp = &m->t.hp;
     struct device_choice device;
-    if (device_choose(opt->device, &device, err) != 0)
+    if (device_choose(opt->device, 0, &device, err) != 0)
         return -1;
     const struct backend_shape shape = {
         .n_layers = hp->n_layers,

@@ -277,22 +277,25 @@ static void test_auto_takes_the_first_gpu_or_says_why_not(void **state)
     struct device_choice d;
     struct err err;
     emulator_get_device(&normal);
-    assert_int_equal(device_choose("auto", &d, &err), 0);
+    assert_int_equal(device_choose("auto", 1 << 20, &d, &err), 0);
     assert_ptr_equal(d.ops, &backend_cuda);
     assert_string_equal(d.name, "cuda:0");
     assert_string_equal(d.note, "");
     assert_true(d.free_bytes > 0 && d.free_bytes <= normal.memory_bytes);
+    assert_int_equal(device_choose("auto", normal.memory_bytes + 1, &d, &err), 0);
+    assert_ptr_equal(d.ops, &backend_cpu);
+    assert_non_null(strstr(d.note, "MiB free; the model needs"));
     device = normal;
     device.capability = 75;
     emulator_set_device(&device);
-    assert_int_equal(device_choose("cuda:0", &d, &err), -1);
-    assert_int_equal(device_choose("auto", &d, &err), 0);
+    assert_int_equal(device_choose("cuda:0", 1 << 20, &d, &err), -1);
+    assert_int_equal(device_choose("auto", 1 << 20, &d, &err), 0);
     assert_ptr_equal(d.ops, &backend_cpu);
     assert_int_equal(d.free_bytes, 0);
     assert_non_null(strstr(d.note, "compute capability 7.5"));
     assert_non_null(strstr(d.note, "the CPU computes"));
     emulator_set_device(&normal);
-    assert_int_equal(device_choose("gpu", &d, &err), -1);
+    assert_int_equal(device_choose("gpu", 1 << 20, &d, &err), -1);
     assert_non_null(strstr(err.msg, "cuda:1"));
 }
 

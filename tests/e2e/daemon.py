@@ -19,6 +19,8 @@ NEXTD = Path(os.environ.get("NEXTD_TEST_BINARY", ROOT / "build" / "nextd"))
 SMOLLM2 = ROOT / "models" / "smollm2-135m-instruct-q4_1.gguf"
 QWEN = ROOT / "models" / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 GEMMA = ROOT / "models" / "gemma-3-270m-q4_k_m.gguf"
+# The same program with an emulated GPU in place of CUDA (cuda.mk).
+EMULATED = ROOT / "build" / "cuda-emulated" / "nextd"
 VECTORS = ROOT / "models" / "vectors"
 TOY = ROOT / "tests" / "fixtures" / "toy.gguf"
 
@@ -38,20 +40,20 @@ def clean_environment(extra=None):
     return env
 
 
-def nextd(*arguments, stdin=b"", timeout=120, env=None):
+def nextd(*arguments, stdin=b"", timeout=120, env=None, binary=NEXTD):
     """Runs `nextd ARGUMENTS` to its end; the result has returncode, stdout and stderr (bytes)."""
-    command = [str(NEXTD), *map(str, arguments)]
+    command = [str(binary), *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, env=clean_environment(env), check=False)
 
 
 class Daemon:
     """`nextd serve -m MODEL OPTIONS`, ready when the constructor returns (unless wait=False)."""
 
-    def __init__(self, *options, model=SMOLLM2, wait=True, env=None, tcp=True, prefix=(), pass_fds=()):
+    def __init__(self, *options, model=SMOLLM2, wait=True, env=None, tcp=True, prefix=(), pass_fds=(), binary=NEXTD):
         self.port = free_port() if tcp else None
         self.model = Path(model).stem  # its name in the API, unless --alias says otherwise
         self.log_file = tempfile.NamedTemporaryFile(prefix="nextd-", suffix=".log")
-        command = [*map(str, prefix), str(NEXTD), "serve", "-m", str(model), *map(str, options)]
+        command = [*map(str, prefix), str(binary), "serve", "-m", str(model), *map(str, options)]
         if tcp:
             command += ["--port", str(self.port)]
         self.command = command

@@ -86,9 +86,9 @@ static int find_devices(const char *device, int *n_out, struct err *err)
     if (rc == cudaErrorInsufficientDriver)
         return err_set(err, ERR_UNSUPPORTED, "the NVIDIA driver supports CUDA %d.%d; this build needs %d.%d or newer", driver / 1000,
                        driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-    if (rc != cudaSuccess)
+    if (rc != cudaSuccess && rc != cudaErrorNoDevice)
         return err_set(err, ERR_UNSUPPORTED, "device '%s' cannot be used: %s", device, cudaGetErrorString(rc));
-    if (*n_out == 0)
+    if (rc == cudaErrorNoDevice || *n_out == 0)
         return err_set(err, ERR_UNSUPPORTED, "there is no GPU for device '%s'", device);
     return 0;
 }

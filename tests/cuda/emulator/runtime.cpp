@@ -70,7 +70,7 @@ static void read_environment(void)
         emu_device.memory_bytes = (size_t)environment("EMULATOR_MEMORY") << 20;
     if (environment("EMULATOR_CAPABILITY"))
         emu_device.capability = (int)environment("EMULATOR_CAPABILITY");
-    if (environment("EMULATOR_DRIVER"))
+    if (getenv("EMULATOR_DRIVER"))
         emu_device.driver_version = (int)environment("EMULATOR_DRIVER");
     if (getenv("EMULATOR_DEVICES"))
         emu_device.n_devices = (int)environment("EMULATOR_DEVICES");

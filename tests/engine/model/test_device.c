@@ -14,7 +14,7 @@ static void test_auto_without_gpus_is_the_cpu_and_no_reason_to_speak(void **stat
     (void)state;
     struct device_choice d;
     struct err err;
-    assert_int_equal(device_choose("auto", &d, &err), 0);
+    assert_int_equal(device_choose("auto", 0, &d, &err), 0);
     assert_ptr_equal(d.ops, &backend_cpu);
     assert_string_equal(d.name, "cpu");
     assert_string_equal(d.note, "");
@@ -26,7 +26,7 @@ static void test_an_instruction_set_is_kept(void **state)
     (void)state;
     struct device_choice d;
     struct err err;
-    assert_int_equal(device_choose("cpu:generic", &d, &err), 0);
+    assert_int_equal(device_choose("cpu:generic", 0, &d, &err), 0);
     assert_string_equal(d.name, "cpu:generic");
 }
 
@@ -37,7 +37,7 @@ static void test_what_is_not_there_is_refused_by_name(void **state)
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct device_choice d;
         struct err err;
-        assert_int_equal(device_choose(wrong[i], &d, &err), -1);
+        assert_int_equal(device_choose(wrong[i], 0, &d, &err), -1);
         assert_int_equal(err.code, ERR_UNSUPPORTED);
         assert_non_null(strstr(err.msg, wrong[i]));
     }
@@ -50,7 +50,7 @@ static void test_a_name_without_end_is_cut(void **state)
     struct device_choice d;
     struct err err;
     memset(name + 4, 'x', sizeof name - 5);
-    assert_int_equal(device_choose(name, &d, &err), -1);
+    assert_int_equal(device_choose(name, 0, &d, &err), -1);
     assert_true(strlen(err.msg) < 100);
 }
 
