@@ -91,6 +91,7 @@ $(EMULATED)/$(basename $(1)): $(EMULATED)/$(1).o $$(BACKEND_MATRIX) $(EMULATED)/
 	$$(CXX) $$(LDFLAGS) $$(filter %.o,$$^) $$(filter %.a,$$^) $$(LDLIBS) -lcmocka -o $$@
 endef
 $(foreach t,$(CUDA_TEST_SRC),$(eval $(call cuda_test_rule,$(t))))
+$(EMULATED)/tests/cuda/test_invariance: $(BUILD)/tests/engine/matrix.o $(BUILD)/tests/engine/toy_runner.o
 
 # The daemon itself with the emulated device in place of CUDA's runtime: what clients see of a GPU, and of one that fails (tests/e2e/test_cuda.py).
 $(EMULATED)/nextd: $(BUILD)/server/main.o $(EMULATED_OBJ) $(BUILD)/libnextd.a

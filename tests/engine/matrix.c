@@ -452,3 +452,24 @@ int matrix_build(struct job *jobs, const struct matrix_text *text, int n_new, st
     assert(b.n >= 40);
     return b.n;
 }
+
+int matrix_keep(struct job *jobs, int n_jobs, const char *const *names, int n_names)
+{
+    int n = 0;
+    for (int i = 0; i < n_jobs; i++) {
+        bool keep = false;
+        for (int k = 0; k < n_names; k++)
+            keep = keep || strcmp(jobs[i].name, names[k]) == 0;
+        if (!keep)
+            continue;
+        jobs[n] = jobs[i];
+        jobs[n].req.stops = jobs[n].stops; /* they moved along */
+        for (int k = 0; k < jobs[n].req.n_stops; k++)
+            jobs[n].stops[k].p = jobs[n].stop_bytes[k];
+        jobs[n].req.bias = jobs[n].bias;
+        jobs[n].req.stop_ids = jobs[n].stop_ids;
+        n++;
+    }
+    assert(n == n_names);
+    return n;
+}

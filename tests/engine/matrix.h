@@ -42,6 +42,9 @@ struct matrix_text {
  * strings, stop ids, bias) take it from `e`, which must be idle. The jobs live as long as `text`. */
 int matrix_build(struct job *jobs, const struct matrix_text *text, int n_new, struct engine *e, sem_t *wake);
 
+/* Keeps the jobs of these names, in their place, and returns their number, n_names. */
+int matrix_keep(struct job *jobs, int n_jobs, const char *const *names, int n_names);
+
 struct drive_options {
     bool alone;          /* one after the other */
     uint64_t noise_seed; /* not 0: other requests come, are paused and cancelled around the jobs; jobs are paused and resumed */

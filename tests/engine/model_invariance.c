@@ -85,23 +85,7 @@ static void keep_few(void)
                                         "n=3",            "all penalties",     "echo and logprobs",
                                         "logprobs 20",    "bias, sampled",     "stop string over tokens",
                                         "n=8, long output"};
-    int n = 0;
-    for (int i = 0; i < run.n_jobs; i++) {
-        bool keep = false;
-        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            keep = keep || strcmp(run.jobs[i].name, names[k]) == 0;
-        if (!keep)
-            continue;
-        run.jobs[n] = run.jobs[i];
-        run.jobs[n].req.stops = run.jobs[n].stops;
-        for (int k = 0; k < run.jobs[n].req.n_stops; k++)
-            run.jobs[n].stops[k].p = run.jobs[n].stop_bytes[k];
-        run.jobs[n].req.bias = run.jobs[n].bias;
-        run.jobs[n].req.stop_ids = run.jobs[n].stop_ids;
-        n++;
-    }
-    assert_int_equal(n, sizeof names / sizeof *names);
-    run.n_jobs = n;
+    run.n_jobs = matrix_keep(run.jobs, run.n_jobs, names, sizeof names / sizeof *names);
 }
 
 static int baseline(void **state)
