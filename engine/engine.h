@@ -58,6 +58,9 @@ struct engine_info {
     int n_kv_tokens, n_pages, max_seqs, max_queue, chunk, n_threads;
     uint64_t n_params;
     uint64_t weight_bytes, kv_bytes;
+    int n_graphs, graph_nodes;  /* decode steps that the device captured at load, and launches of each; 0: none */
+    double graph_ms;            /* that it took, */
+    uint64_t graph_bytes;       /* and device memory */
     int64_t model_mtime_s;      /* for /v1/models "created" */
 };
 

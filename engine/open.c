@@ -146,6 +146,7 @@ static struct engine_info describe(struct loaded *l, const struct engine_options
     name_numerics(l->numerics, sizeof l->numerics);
     copy_spelling(l->tok, tokenizer_bos(l->tok), l->bos, sizeof l->bos);
     copy_spelling(l->tok, tokenizer_eos(l->tok), l->eos, sizeof l->eos);
+    const struct model_graphs graphs = model_graphs(l->model);
     return (struct engine_info){.model_stem = l->stem,
                                 .model_name = m->name,
                                 .architecture = m->architecture,
@@ -160,6 +161,10 @@ static struct engine_info describe(struct loaded *l, const struct engine_options
                                 .n_params = m->n_params,
                                 .weight_bytes = model_loaded_bytes(l->model),
                                 .kv_bytes = model_kv_bytes(l->model),
+                                .n_graphs = graphs.n,
+                                .graph_nodes = graphs.n_nodes,
+                                .graph_ms = graphs.ms,
+                                .graph_bytes = graphs.n_bytes,
                                 .model_mtime_s = m->mtime_s};
 }
 

@@ -242,6 +242,9 @@ static void serve_say_plan(struct serve *s)
     log_info(&s->log, "plan: %s, %d threads; weights %.0f MiB; KV pool %d tokens, %.0f MiB; context %d of %d; %d sequences at once, %d may wait; "
              "chunk %d", i->device, i->n_threads, (double)i->weight_bytes / 1048576, i->n_kv_tokens, (double)i->kv_bytes / 1048576, i->n_ctx,
              i->n_ctx_train, i->max_seqs, i->max_queue, i->chunk);
+    if (i->n_graphs > 0)
+        log_info(&s->log, "decode graphs: %d of %d launches, captured in %.0f ms, %.1f MiB", i->n_graphs, i->graph_nodes, i->graph_ms,
+                 (double)i->graph_bytes / 1048576);
     if (i->device_note != NULL && i->device_note[0] != '\0')
         log_info(&s->log, "device auto: %s", i->device_note);
     log_info(&s->log, "numerics %s", i->numerics);

@@ -57,7 +57,16 @@ struct backend_shape {
     int max_scores;      /* rows of scores held at once */
     int n_pages;         /* KV pages, shared by all sequences */
     int n_threads;       /* CPU threads, the calling one included */
-    const char *device;  /* "cpu", "cuda:0", ...; a test may name an instruction set, such as "cpu:generic" */
+    const char *device;  /* "cpu", "cuda:0", ...; a test may name an instruction set, such as "cpu:generic", or "cuda:0:eager" without captures */
+    int max_pos;         /* positions of a sequence; 0: as many as the pages have */
+};
+
+/* What capturing came to, for the log. */
+struct captures {
+    int n;          /* kinds of steps */
+    int n_nodes;    /* launches of one of them */
+    double ms;      /* that it took in all */
+    size_t n_bytes; /* of device memory */
 };
 
 /* One attention's constants. */
@@ -95,11 +104,18 @@ struct backend_ops {
     int (*seal)(struct backend *be, struct err *err);
     size_t (*weight_bytes)(const struct backend *be);
     size_t (*kv_bytes)(const struct backend *be);
+    /* After seal, from i = 0 on: embed and all layers' operations that come between capture and captured are noted, not done, for the i-th kind of
+     * step; replay then does them at once. False: there are no more. NULL, as the next three, where operations are not launched but done. */
+    bool (*capture)(struct backend *be, int i);
+    int (*captured)(struct backend *be, struct err *err);
+    struct captures (*captures)(const struct backend *be);
 
     /* ---- a step, in this order ---- */
     /* Takes the batch (valid until the last sync) and, for each rope table t, freq[t]: [rope_dims/2] the angles of position 1, by which it fills the
      * table: the cosine and sine (num_sincos, then f32) of position * freq[t][i], for each row. */
     void (*begin)(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables);
+    /* Embed and all layers, if this step is of a kind that was captured; false: nothing was done. */
+    bool (*replay)(struct backend *be);
     /* X[r] = row token[r] of m, times scale. m may be the vocabulary matrix itself (tied embeddings). */
     void (*embed)(struct backend *be, const struct matrix *m, float scale);
     /* A = operand(rmsnorm(X) * w). */

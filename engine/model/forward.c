@@ -24,15 +24,13 @@ static int project_scores(struct transformer *t, const struct batch *batch, int 
     return t->ops->sync(t->be, scores_out, err);
 }
 
-int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err)
+static void embed_and_layers(const struct transformer *t)
 {
     const struct hparams *hp = &t->hp;
     const struct backend_ops *ops = t->ops;
     struct backend *be = t->be;
     const float eps = hp->norm_eps;
 
-    const double *const freq[ROPE_TABLES] = {t->rope[0].freq, t->rope[1].freq};
-    ops->begin(be, batch, freq, hp->n_tables);
     ops->embed(be, t->embed, hp->embed_scale);
 
     for (int i = 0; i < hp->n_layers; i++) {
@@ -51,7 +49,24 @@ int forward(struct transformer *t, const struct batch *batch, struct scores *sco
         ops->gate_up(be, l->gate_up, hp->act, l->down);
         ops->project_h(be, l->down, l->ffn_post_norm, eps);
     }
+}
 
+int forward_capture(struct transformer *t, struct err *err)
+{
+    for (int i = 0; t->ops->capture != NULL && t->ops->capture(t->be, i); i++) {
+        embed_and_layers(t);
+        if (t->ops->captured(t->be, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err)
+{
+    const double *const freq[ROPE_TABLES] = {t->rope[0].freq, t->rope[1].freq};
+    t->ops->begin(t->be, batch, freq, t->hp.n_tables);
+    if (t->ops->replay == NULL || !t->ops->replay(t->be))
+        embed_and_layers(t);
     return project_scores(t, batch, 0, scores_out, err);
 }
 

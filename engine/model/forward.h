@@ -35,6 +35,8 @@ struct transformer {
     int max_scores;       /* rows of scores that the backend holds */
 };
 
+/* Once, before the first step: lets the backend prepare for steps that come again and again. */
+int forward_capture(struct transformer *t, struct err *err);
 /* One step, and the scores of its next wanted rows; the contracts are runner.h's. */
 int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err);
 int forward_next_scores(struct transformer *t, const struct batch *batch, struct scores *scores, struct err *err);

@@ -176,6 +176,7 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
         .n_pages = opt->n_pages,
         .n_threads = opt->n_threads,
         .device = device.name,
+        .max_pos = hp->n_ctx_train,
     };
     if (device.ops->open(&shape, &m->t.be, err) != 0)
         return -1;
@@ -193,6 +194,8 @@ int model_load(struct model *m, const struct model_options *opt, struct err *err
         return -1;
     if (!gguf_unchanged(m->file))
         return err_set(err, ERR_IO, "the model file was changed while it was loaded");
+    if (forward_capture(&m->t, err) != 0)
+        return -1;
     m->n_pages = opt->n_pages;
     m->max_rows = opt->max_rows;
     m->max_out = opt->max_out;
@@ -297,6 +300,14 @@ uint64_t model_loaded_bytes(const struct model *m)
 uint64_t model_kv_bytes(const struct model *m)
 {
     return m->t.ops->kv_bytes(m->t.be);
+}
+
+struct model_graphs model_graphs(const struct model *m)
+{
+    if (m->t.ops->captures == NULL)
+        return (struct model_graphs){0};
+    const struct captures c = m->t.ops->captures(m->t.be);
+    return (struct model_graphs){c.n, c.n_nodes, c.ms, c.n_bytes};
 }
 
 const char *model_device(const struct model *m)

@@ -63,6 +63,13 @@ void model_drop_file(struct model *m);
 struct runner model_runner(struct model *m);
 uint64_t model_loaded_bytes(const struct model *m); /* weights in the backend's layout */
 uint64_t model_kv_bytes(const struct model *m);
+/* Steps that the backend captured at load; all 0 where it captures none. */
+struct model_graphs {
+    int n, n_nodes; /* launches of one of them */
+    double ms;      /* that capturing took in all */
+    uint64_t n_bytes; /* of device memory */
+};
+struct model_graphs model_graphs(const struct model *m);
 const char *model_device(const struct model *m);    /* what the backend calls itself */
 /* The transformer under the runner (forward.h): for bench/profile.c, which puts a backend that times between it and its backend. */
 struct transformer *model_transformer(struct model *m);

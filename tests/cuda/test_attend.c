@@ -220,14 +220,15 @@ enum how { SPLIT, WALK, MIXED };
 /* Lists for the rows, with entries of padding among them. */
 static void make_lists(const struct world *w, enum how how, struct device_batch *b)
 {
-    int32_t walks[2 * (2 * MAX_ROWS + 1)], splits[2 * MAX_ROWS + 1];
-    b->max_chunks = 1;
+    int32_t walks[2 * (2 * MAX_ROWS + 1)], splits[2 * (2 * MAX_ROWS + 1)];
+    int32_t n_items = 0;
     for (int r = 0, in_walk; r < w->n_rows; r += in_walk) {
         bool walk = how == WALK || (how == MIXED && w->seq[r] % 2 == 0);
         in_walk = 1;
         if (!walk) {
-            splits[b->n_splits++] = r;
-            b->max_chunks = w->pos[r] / KV_PAGE + 1 > b->max_chunks ? w->pos[r] / KV_PAGE + 1 : b->max_chunks;
+            splits[2 * b->n_splits] = r;
+            splits[2 * b->n_splits++ + 1] = n_items;
+            n_items += w->pos[r] / KV_PAGE + 1;
             continue;
         }
         while (in_walk < ATTEND_ROWS && r + in_walk < w->n_rows && w->seq[r + in_walk] == w->seq[r])
@@ -236,12 +237,17 @@ static void make_lists(const struct world *w, enum how how, struct device_batch 
         walks[2 * b->n_walks++ + 1] = in_walk;
     }
     if (how == MIXED) {
-        splits[b->n_splits++] = -1;
+        splits[2 * b->n_splits] = -1;
+        splits[2 * b->n_splits++ + 1] = n_items + 1000;
         walks[2 * b->n_walks] = 0;
         walks[2 * b->n_walks++ + 1] = 0;
     }
     b->walks = device_copy_of(walks, sizeof walks);
     b->splits = device_copy_of(splits, sizeof splits);
+    b->n_items = device_copy_of(&n_items, sizeof n_items);
+    b->max_items = n_items + 2;
+    b->items = device_new(2 * (size_t)b->max_items * sizeof *b->items);
+    must(launch_tables(b, NULL, 0, 0));
 }
 
 struct device_world {
@@ -255,11 +261,10 @@ static void device_open(const struct world *w, struct device_world *d)
     size_t rows = (size_t)w->n_rows, dims = (size_t)w->s->head_dim;
     memset(d, 0, sizeof *d); /* padding too: the emulated device looks for pointers in it */
     d->batch.n_rows = w->n_rows;
-    d->batch.n_seqs = w->s->n_seqs;
     d->batch.max_pages = w->max_pages;
     d->kv = w->kv;
     d->batch.pos = device_copy_of(w->pos, rows * sizeof *w->pos);
-    d->batch.seq = device_copy_of(w->seq, rows * sizeof *w->seq);
+    d->batch.table = device_copy_of(w->seq, rows * sizeof *w->seq);
     d->batch.pages = device_copy_of(w->pages, (size_t)(w->s->n_seqs * w->max_pages) * sizeof *w->pages);
     d->kv.base = device_copy_of(w->pool, w->pool_elems * sizeof *w->pool);
     d->qkv = device_copy_of(w->qkv, rows * (size_t)w->ld * sizeof *w->qkv);
@@ -270,7 +275,7 @@ static void device_open(const struct world *w, struct device_world *d)
 
 static void device_close(struct device_world *d)
 {
-    const void *all[] = {d->batch.pos, d->batch.seq, d->batch.pages, d->kv.base, d->qkv, d->cs, d->q_norm, d->k_norm};
+    const void *all[] = {d->batch.pos, d->batch.table, d->batch.pages, d->kv.base, d->qkv, d->cs, d->q_norm, d->k_norm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         must(cudaFree((void *)all[i]));
 }
@@ -376,7 +381,8 @@ static void operand_close(struct device_operand *to)
     must(cudaFree(to->f));
 }
 
-static struct device_attend attend_open(const struct world *w, const struct device_world *d, enum how how)
+/* max_blocks: 1 and few let a block have many items. */
+static struct device_attend attend_open(const struct world *w, const struct device_world *d, enum how how, int max_blocks)
 {
     const int zero = 0;
     struct device_attend p;
@@ -392,7 +398,8 @@ static struct device_attend attend_open(const struct world *w, const struct devi
     p.ldo = w->ldo;
     p.needs = OPERAND_Q | OPERAND_F;
     make_lists(w, how, &p.batch);
-    size_t partials = (size_t)(p.batch.n_splits + 1) * (size_t)(w->s->n_head * p.batch.max_chunks) * ATTEND_PARTIAL(w->kv.head_pad);
+    p.max_blocks = max_blocks;
+    size_t partials = (size_t)p.batch.max_items * (size_t)w->s->n_head * ATTEND_PARTIAL(w->kv.head_pad);
     p.partials = device_new(partials * sizeof(float));
     p.o = device_new((size_t)w->n_rows * (size_t)w->ldo * sizeof(float));
     p.fault = device_copy_of(&zero, sizeof zero);
@@ -405,10 +412,15 @@ static void attend_close(struct device_attend *p)
     operand_close(&p->to);
     must(cudaFree((void *)p->batch.walks));
     must(cudaFree((void *)p->batch.splits));
+    must(cudaFree((void *)p->batch.n_items));
+    must(cudaFree(p->batch.items));
     must(cudaFree(p->partials));
     must(cudaFree(p->o));
     must(cudaFree(p->fault));
 }
+
+/* By schedule. */
+static const int max_blocks[] = {1000, 1, 5};
 
 static void compare(const struct spec *s)
 {
@@ -422,7 +434,7 @@ static void compare(const struct spec *s)
         run_rope(&w, &d);
         check_rope(&w, &d);
         for (int how = SPLIT; how <= MIXED; how++) {
-            struct device_attend p = attend_open(&w, &d, (enum how)how);
+            struct device_attend p = attend_open(&w, &d, (enum how)how, max_blocks[schedule]);
             must(launch_attend(&p, 0));
             must(cudaDeviceSynchronize());
             check_attention(&w, &p, names[how]);
@@ -444,7 +456,7 @@ static void compare_at_once(const struct spec *s)
         emulator_set_schedule((enum emulator_schedule)schedule, 13);
         device_open(&w, &d);
         const struct device_rope rope = rope_of(&w, &d);
-        struct device_attend p = attend_open(&w, &d, SPLIT);
+        struct device_attend p = attend_open(&w, &d, SPLIT, max_blocks[schedule]);
         assert_true(attend_ropes(&p.batch, &p.kv, p.n_head));
         must(launch_rope_attend(&rope, &p, 0));
         must(cudaDeviceSynchronize());
@@ -531,7 +543,7 @@ static void test_steps_that_one_launch_cannot_do_are_told(void **state)
     struct device_batch batch;
     struct device_kv kv = {NULL, 1, 1, 64, 64, 2 * 64 * 64};
     memset(&batch, 0, sizeof batch);
-    batch.n_splits = 1;
+    batch.n_splits = batch.max_items = 1;
     assert_true(attend_ropes(&batch, &kv, 8));
     assert_false(attend_ropes(&batch, &kv, 9)); /* two blocks would write a key */
     batch.n_walks = 1;
@@ -572,7 +584,7 @@ static void test_attention_that_is_not_finite_sets_the_fault(void **state)
         w.qkv[w.ld + 2 * 16 - 1] = NAN; /* the second row's last value of q */
         device_open(&w, &d);
         run_rope(&w, &d);
-        struct device_attend p = attend_open(&w, &d, (enum how)how);
+        struct device_attend p = attend_open(&w, &d, (enum how)how, 100);
         must(launch_attend(&p, 0));
         must(cudaDeviceSynchronize());
         device_read(&fault, p.fault, sizeof fault);

@@ -33,13 +33,15 @@ static void peek(struct backend *be, enum buffer which, int n_rows, int n, float
     const struct device_rows *from = which == BUFFER_X ? &c->x : which == BUFFER_QKV ? &c->qkv : &c->o;
     const size_t n_bytes = (size_t)n_rows * (size_t)from->ld * sizeof(float);
     float *rows = malloc(n_bytes), *before = malloc(n_bytes);
-    const bool rotates = which == BUFFER_QKV && c->ropes; /* attend will do it, and wants it as it is */
-    if (rotates) {
+    const bool rotates = which == BUFFER_QKV && c->ropes, posts = which == BUFFER_X && c->posts; /* the next operation will, and wants it as it is */
+    if (rotates || posts)
         assert_int_equal(cudaMemcpyAsync(before, from->p, n_bytes, cudaMemcpyDeviceToHost, c->stream), cudaSuccess);
-        assert_int_equal(launch_rope_store(&c->rope, c->stream), cudaSuccess);
-    }
-    assert_int_equal(cudaMemcpyAsync(rows, from->p, (size_t)n_rows * (size_t)from->ld * sizeof *rows, cudaMemcpyDeviceToHost, c->stream), 0);
     if (rotates)
+        assert_int_equal(launch_rope_store(&c->rope, c->stream), cudaSuccess);
+    if (posts)
+        assert_int_equal(launch_post(&c->post, c->stream), cudaSuccess);
+    assert_int_equal(cudaMemcpyAsync(rows, from->p, (size_t)n_rows * (size_t)from->ld * sizeof *rows, cudaMemcpyDeviceToHost, c->stream), 0);
+    if (rotates || posts)
         assert_int_equal(cudaMemcpyAsync(from->p, before, n_bytes, cudaMemcpyHostToDevice, c->stream), cudaSuccess);
     assert_int_equal(cudaStreamSynchronize(c->stream), cudaSuccess);
     for (int r = 0; r < n_rows; r++)
@@ -205,7 +207,7 @@ static void assert_nothing_is_left(const struct emulator_counts *before)
 /* Opens, makes one matrix and reserves; the failure that `err` tells, or 0. */
 static int open_and_reserve(const char *device, struct err *err)
 {
-    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, device};
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, device, 0};
     struct tensor t = {TENSOR_Q8_0, 32, 32};
     struct backend *be = NULL;
     struct matrix *m;

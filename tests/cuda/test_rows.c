@@ -111,7 +111,9 @@ static void compare_norm(int n, int needs)
         const size_t row_bytes = (size_t)p.got.n_blocks * QUANT_BLOCK;
         int8_t *before = host_new(row_bytes);
         memcpy(before, p.got.q + row_bytes, row_bytes);
-        must(launch_norm(on_x, ld, gathers ? on_rows : NULL, N_ROWS, on_w, EPS, &p.to, needs, fault, 0));
+        const struct device_norm norm = {.x = on_x, .ld = ld, .rows = gathers ? on_rows : NULL, .n_rows = N_ROWS, .w = on_w, .eps = EPS,
+                                         .to = p.to, .needs = needs, .fault = fault};
+        must(launch_norm(&norm, 0));
         operand_read(&p);
         for (int r = 0; r < N_ROWS; r++) {
             const int from = gathers ? rows[r] : r;
@@ -149,33 +151,52 @@ static void test_normed_operands_are_canonical(void **state)
     }
 }
 
-static void compare_post(int n)
+/* A post norm, alone and with the norm that follows; the last row is padding and stays as it was. */
+static void compare_post(int n, bool followed)
 {
-    enum { N_ROWS = 2 };
-    const int ld = padded(n), ldt = padded(n) + 64;
+    enum { N_ROWS = 3, N_LIVE = 2 };
+    const int ld = padded(n), ldt = padded(n) + 64, zero = 0, n_live = N_LIVE;
     const size_t n_x = (size_t)(N_ROWS * ld), n_t = (size_t)(N_ROWS * ldt);
     float *x = rows_new(1, N_ROWS, n, ld), *t = rows_new(2, N_ROWS, n, ldt), *got = host_new(n_x * sizeof *got);
-    float *w = host_new((size_t)n * sizeof *w);
-    test_values(3, w, (size_t)n);
-    float *on_x = device_copy_of(x, n_x * sizeof *x), *on_t = device_copy_of(t, n_t * sizeof *t), *on_w = device_copy_of(w, (size_t)n * sizeof *w);
-    must(launch_post(on_t, ldt, N_ROWS, on_w, n, EPS, on_x, ld, 0));
-    must(cudaDeviceSynchronize());
+    float *w = host_new((size_t)(2 * n) * sizeof *w), *want = host_new((size_t)n * sizeof *want);
+    struct operand_pair p;
+    operand_open(&p, n, N_ROWS);
+    operand_read(&p);
+    const size_t at = (size_t)(N_LIVE * p.got.n_blocks), n_padding = (size_t)p.got.n_blocks;
+    int8_t *before = host_new(n_padding * QUANT_BLOCK);
+    memcpy(before, p.got.q + at * QUANT_BLOCK, n_padding * QUANT_BLOCK);
+    test_values(3, w, (size_t)(2 * n));
+    float *on_x = device_copy_of(x, n_x * sizeof *x), *on_t = device_copy_of(t, n_t * sizeof *t);
+    float *on_w[2] = {device_copy_of(w, (size_t)n * sizeof *w), device_copy_of(w + n, (size_t)n * sizeof *w)};
+    int *fault = device_copy_of(&zero, sizeof zero);
+    int32_t *live = device_copy_of(&n_live, sizeof n_live);
+    const struct device_post post = {.t = on_t, .ldt = ldt, .w = on_w[0], .eps = EPS, .x = on_x, .ldx = ld, .n = n, .n_rows = N_ROWS, .live = live};
+    const struct device_norm norm = {.x = on_x, .ld = ld, .n_rows = N_ROWS, .live = live, .w = on_w[1], .eps = 2 * EPS, .to = p.to,
+                                     .needs = OPERAND_Q | OPERAND_F, .fault = fault};
+    must(followed ? launch_post_norm(&post, &norm, 0) : launch_post(&post, 0));
+    operand_read(&p);
     device_read(got, on_x, n_x * sizeof *got);
-    for (int r = 0; r < N_ROWS; r++) {
+    for (int r = 0; r < N_LIVE; r++) {
         const float factor = num_rms_factor(t + r * ldt, n, EPS);
         for (int i = 0; i < n; i++) {
             const float normed = (t[r * ldt + i] * factor) * w[i];
             x[r * ld + i] += normed;
         }
+        const float next = num_rms_factor(x + r * ld, n, 2 * EPS);
+        for (int i = 0; i < n; i++)
+            want[i] = (x[r * ld + i] * next) * w[n + i];
+        if (followed)
+            check_operand(&p, r, want, OPERAND_Q | OPERAND_F, "post norm and norm");
     }
     assert_memory_equal(got, x, n_x * sizeof *got);
-    must(cudaFree(on_x));
-    must(cudaFree(on_t));
-    must(cudaFree(on_w));
-    free(x);
-    free(t);
-    free(w);
-    free(got);
+    assert_memory_equal(p.got.q + at * QUANT_BLOCK, before, n_padding * QUANT_BLOCK);
+    check_fault(fault, 0);
+    operand_close(&p);
+    void *const on_device[] = {on_x, on_t, on_w[0], on_w[1], fault, live}, *const on_host[] = {x, t, got, w, want, before};
+    for (int i = 0; i < 6; i++) {
+        must(cudaFree(on_device[i]));
+        free(on_host[i]);
+    }
 }
 
 static void test_post_norms_are_canonical(void **state)
@@ -184,7 +205,8 @@ static void test_post_norms_are_canonical(void **state)
     for (int schedule = 0; schedule < N_SCHEDULES; schedule++) {
         emulator_set_schedule((enum emulator_schedule)schedule, 6);
         for (size_t i = 0; i < N_WIDTHS; i++)
-            compare_post(widths[i]);
+            for (int followed = 0; followed < 2; followed++)
+                compare_post(widths[i], followed);
     }
 }
 
@@ -313,8 +335,8 @@ static void fill_tensor(int type, uint8_t *rows, size_t n_bytes)
 
 static void compare_embed(int type, int n_cols, float scale)
 {
-    enum { N_ROWS = 5, N_VOCAB = 70 };
-    static const int32_t tokens[N_ROWS] = {69, 0, 31, 32, 37};
+    enum { N_ROWS = 6, N_VOCAB = 70, N_LIVE = 5 }; /* the last row is padding */
+    static const int32_t tokens[N_ROWS] = {69, 0, 31, 32, 37, 1 << 30}, n_live = N_LIVE;
     const int ld = padded(n_cols) + 32;
     const size_t row_bytes = quant_row_bytes(type, n_cols), stripe = repack_stripe_bytes(type, n_cols), n_out = (size_t)(N_ROWS * ld);
     uint8_t *rows = host_new(N_VOCAB * row_bytes), *packed = host_new(repack_bytes(type, N_VOCAB, n_cols));
@@ -331,12 +353,12 @@ static void compare_embed(int type, int n_cols, float scale)
     m.parts[0].type = type;
     m.parts[0].n_rows = N_VOCAB;
     m.parts[0].w = device_copy_of(packed, repack_bytes(type, N_VOCAB, n_cols));
-    int32_t *on_tokens = device_copy_of(tokens, sizeof tokens);
+    int32_t *on_tokens = device_copy_of(tokens, sizeof tokens), *live = device_copy_of(&n_live, sizeof n_live);
     float *x = device_copy_of(want, n_out * sizeof *want); /* what lies beyond the columns stays */
-    must(launch_embed(&m, on_tokens, N_ROWS, scale, x, ld, 0));
+    must(launch_embed(&m, on_tokens, N_ROWS, live, scale, x, ld, 0));
     must(cudaDeviceSynchronize());
     device_read(got, x, n_out * sizeof *got);
-    for (int r = 0; r < N_ROWS; r++) {
+    for (int r = 0; r < N_LIVE; r++) {
         quant_dequantise_row(type, rows + (size_t)tokens[r] * row_bytes, n_cols, want + r * ld);
         for (int i = 0; i < n_cols && scale != 1.0f; i++)
             want[r * ld + i] *= scale;
@@ -345,6 +367,7 @@ static void compare_embed(int type, int n_cols, float scale)
         fail_msg("type %d, %d columns, scale %g: embedding differs", type, n_cols, (double)scale);
     must(cudaFree((void *)m.parts[0].w));
     must(cudaFree(on_tokens));
+    must(cudaFree(live));
     must(cudaFree(x));
     free(rows);
     free(packed);

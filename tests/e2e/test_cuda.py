@@ -5,6 +5,7 @@ CPU's answers are the truth: they are compared as bytes.
 """
 import asyncio
 import json
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -74,6 +75,7 @@ def ask_stream(daemon, body):
 
 def test_it_says_where_it_computes(gpu):
     assert "plan: cuda:0, " in gpu.log()
+    assert re.search(r"decode graphs: [1-9][0-9]* of [1-9][0-9]* launches, captured in [0-9]+ ms, [0-9.]+ MiB", gpu.log())
     assert gpu.get("/version").json()["device"] == "cuda:0"
 
 

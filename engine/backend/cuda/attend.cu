@@ -16,11 +16,16 @@
  *
  * Keys beyond the last visible one are never read; those that only some of a tile's queries see are selected away.
  *
- * Two ways with the same bits. `split`, few rows: a block has one (row, kv head, chunk) and leaves a partial; another kernel merges a row's partials
- * and makes the operand. `walk`, prompts: a block has a tile of queries (rows x heads) of a kv head, walks over all chunks and merges as it goes.
+ * Two ways with the same bits. `split`, few rows: a block has one (row, kv head, chunk) at a time and leaves a partial; another kernel merges a row's
+ * partials and makes the operand. `walk`, prompts: a block has a tile of queries (rows x heads) of a kv head, walks over all chunks and merges as it
+ * goes.
+ *
+ * The grid of split does not tell the step: blocks take the items (row, chunk) of a list in device memory by turns. So a captured launch serves rows
+ * of any length, and rows of unequal lengths leave no block idle.
  *
  *   attend_   grid                                       threads  shared
- *   split     max_chunks, n_kv * tiles of heads, n_splits   64     values of the chunk, queries and scores of up to 8: 23 KiB for heads of 128
+ *   split     items at most, n_kv * tiles of heads (y)      64     values of the chunk, queries and scores of up to 8: 23 KiB for heads of 128;
+ *                                                                  no more blocks than max_blocks, about
  *   rope_split as split                                     64     the same and a key
  *   merge     n_splits, groups of heads                    128     values of a group, factors of 64 chunks
  *   walk      n_walks, n_kv, tiles of queries              128     queries, scores and values of up to 32: 42 KiB for heads of 128
@@ -335,10 +340,9 @@ static __device__ __forceinline__ void load_query(const struct device_attend &p,
     }
 }
 
-static __device__ __forceinline__ float *partial_at(const struct device_attend &p, int split, int head, int chunk)
+static __device__ __forceinline__ float *partial_at(const struct device_attend &p, int item, int head)
 {
-    const size_t at = ((size_t)split * (size_t)p.n_head + (size_t)head) * (size_t)p.batch.max_chunks + (size_t)chunk;
-    return p.partials + at * ATTEND_PARTIAL(p.kv.head_pad);
+    return p.partials + ((size_t)item * (size_t)p.n_head + (size_t)head) * ATTEND_PARTIAL(p.kv.head_pad);
 }
 
 /* Asks for the values of keys lo .. hi; each thread waits for its own. */
@@ -351,15 +355,15 @@ static __device__ __forceinline__ void stage_values(uint16_t *to, const uint16_t
 
 /* The values of one chunk for up to Q heads, to their partials. */
 template <int Q>
-static __device__ __forceinline__ void split_values(const struct device_attend &p, const struct tile &t, const uint16_t *v, int lo, int hi, int head,
-                                                    int n_queries)
+static __device__ __forceinline__ void split_values(const struct device_attend &p, const struct tile &t, const uint16_t *v, int lo, int hi, int item,
+                                                    int head, int n_queries)
 {
     for (int pair = (int)threadIdx.x; pair < t.head_dim / 2; pair += SPLIT_THREADS) {
         float o[Q][2];
         add_keys<Q, true>(t, v, 2 * pair, 0, lo, hi, o);
         for (int i = 0; i < Q; i++)
             if (i < n_queries)
-                *(float2 *)(partial_at(p, (int)blockIdx.z, head + i, (int)blockIdx.x) + 2 * pair) = make_float2(o[i][0], o[i][1]);
+                *(float2 *)(partial_at(p, item, head + i) + 2 * pair) = make_float2(o[i][0], o[i][1]);
     }
 }
 
@@ -391,15 +395,14 @@ static __device__ __forceinline__ void rope_tile(const struct device_rope &r, co
 /* One chunk of one row for up to Q heads of a kv head. STAGES: values are asked for at once, into shared memory, and come while the scores are
  * computed. r: what rope_store would have done is done here, NULL: has been done. */
 template <int Q, bool STAGES>
-static __device__ __forceinline__ void split_chunk(const struct device_attend &p, const struct device_rope *r, unsigned char *shared)
+static __device__ __forceinline__ void split_chunk(const struct device_attend &p, const struct device_rope *r, unsigned char *shared, int item)
 {
     const struct tile t = tile_at(STAGES ? shared + PAGE * 2 * p.kv.head_pad : shared, p.kv, Q, false);
     const int heads = p.n_head / p.kv.n_kv, tiles = (heads + Q - 1) / Q, me = (int)threadIdx.x;
     const int kv_head = (int)blockIdx.y / tiles, head = kv_head * heads + (int)blockIdx.y % tiles * Q;
-    const int n_queries = at_most(Q, (kv_head + 1) * heads - head), split = (int)blockIdx.z;
-    const int row = p.batch.splits[split], pos = row >= 0 ? p.batch.pos[row] : -1;
-    const int first = first_visible(pos, p.window), chunk = first / PAGE + (int)blockIdx.x;
-    if (pos >= 0 && chunk <= pos / PAGE) {
+    const int n_queries = at_most(Q, (kv_head + 1) * heads - head);
+    const int row = p.batch.items[2 * item], chunk = p.batch.items[2 * item + 1], pos = p.batch.pos[row], first = first_visible(pos, p.window);
+    if (chunk >= first / PAGE) {
         uint16_t *k = kv_head_at(p.kv, page_of(p.batch, row, chunk), p.layer, kv_head), *v = k + PAGE * t.head_pad;
         const int hi = at_most(pos - chunk * PAGE, PAGE - 1), lo = first > chunk * PAGE ? first - chunk * PAGE : 0;
         const bool fresh = r != NULL && chunk == pos / PAGE;
@@ -420,12 +423,25 @@ static __device__ __forceinline__ void split_chunk(const struct device_attend &p
         if (STAGES)
             dev_cp_wait(0);
         __syncthreads();
-        split_values<Q>(p, t, STAGES ? (const uint16_t *)shared : v, lo, hi, head, n_queries);
+        split_values<Q>(p, t, STAGES ? (const uint16_t *)shared : v, lo, hi, item, head, n_queries);
         if (me < n_queries) {
-            float *sums = partial_at(p, split, head + me, (int)blockIdx.x) + t.head_pad;
+            float *sums = partial_at(p, item, head + me) + t.head_pad;
             sums[0] = t.m[me];
             sums[1] = t.l[me];
         }
+    }
+}
+
+/* The items of a block, whose tile is used again for each. */
+template <int Q, bool STAGES>
+static __device__ __forceinline__ void split_items(const struct device_attend &p, const struct device_rope *r, unsigned char *shared)
+{
+    const int n_items = *p.batch.n_items;
+    DEVICE_LOOP
+    for (int item = (int)blockIdx.x; item < n_items; item += (int)gridDim.x) {
+        if (item != (int)blockIdx.x)
+            __syncthreads();
+        split_chunk<Q, STAGES>(p, r, shared, item);
     }
 }
 
@@ -433,7 +449,7 @@ template <int Q, bool STAGES>
 __global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_split(struct device_attend p)
 {
     DYNAMIC_SHARED(shared);
-    split_chunk<Q, STAGES>(p, NULL, shared);
+    split_items<Q, STAGES>(p, NULL, shared);
 }
 
 /* The same for rows whose q, k and v come straight from the matrix, one row to a sequence: a block rotates its own queries, and who has the last
@@ -442,7 +458,7 @@ template <int Q>
 __global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_rope_split(struct device_attend p, struct device_rope r)
 {
     DYNAMIC_SHARED(shared);
-    split_chunk<Q, true>(p, &r, shared);
+    split_items<Q, true>(p, &r, shared);
 }
 
 /* What merging needs, in shared memory: of up to n heads. */
@@ -467,12 +483,12 @@ static size_t merge_bytes(int heads, int head_dim)
     return sizeof(float) * ((size_t)(heads * head_dim) + (size_t)heads * (4 * MERGE_CHUNKS + 2));
 }
 
-/* Loads maxima and sums of chunks base .. base + n - 1 and turns them to factors. */
-static __device__ __forceinline__ void merge_factors(const struct device_attend &p, const struct merge &g, int heads, int head, int base, int n)
+/* Loads maxima and sums of visible chunks base .. base + n - 1, of which the first one is `item`, and turns them to factors. */
+static __device__ __forceinline__ void merge_factors(const struct device_attend &p, const struct merge &g, int item, int heads, int head, int base,
+                                                     int n)
 {
-    const int split = (int)blockIdx.x;
     for (int i = (int)threadIdx.x; i < heads * n; i += MERGE_THREADS) {
-        const float *sums = partial_at(p, split, head + i / n, base + i % n) + p.kv.head_pad;
+        const float *sums = partial_at(p, item + base + i % n, head + i / n) + p.kv.head_pad;
         g.m[i / n * MERGE_CHUNKS + i % n] = sums[0];
         g.l[i / n * MERGE_CHUNKS + i % n] = sums[1];
     }
@@ -509,8 +525,9 @@ __global__ void __launch_bounds__(MERGE_THREADS) attend_merge(struct device_atte
 {
     DYNAMIC_SHARED(shared);
     const int n_dim = p.kv.head_dim, most = heads_of_blocks(n_dim), head = (int)blockIdx.y * most, me = (int)threadIdx.x;
-    const int heads = at_most(most, p.n_head - head), n = heads * n_dim, split = (int)blockIdx.x;
-    const int row = p.batch.splits[split], pos = row >= 0 ? p.batch.pos[row] : -1;
+    const int heads = at_most(most, p.n_head - head), n = heads * n_dim;
+    const int row = p.batch.splits[2 * blockIdx.x], pos = row >= 0 ? p.batch.pos[row] : -1, skipped = first_visible(pos, p.window) / PAGE;
+    const int item = p.batch.splits[2 * blockIdx.x + 1] + skipped;
     struct merge g;
     g.values = (float *)shared;
     g.a = g.values + most * n_dim;
@@ -519,18 +536,18 @@ __global__ void __launch_bounds__(MERGE_THREADS) attend_merge(struct device_atte
     g.l = g.m + most * MERGE_CHUNKS;
     g.run = g.l + most * MERGE_CHUNKS;
     if (pos >= 0) {
-        const int n_chunks = pos / PAGE - first_visible(pos, p.window) / PAGE + 1;
+        const int n_chunks = pos / PAGE - skipped + 1;
         for (int i = me; i < 2 * heads; i += MERGE_THREADS)
             g.run[i] = 0.0f;
         for (int base = 0; base < n_chunks; base += MERGE_CHUNKS) {
             const int m = at_most(MERGE_CHUNKS, n_chunks - base);
             __syncthreads();
-            merge_factors(p, g, heads, head, base, m);
+            merge_factors(p, g, item, heads, head, base, m);
             for (int i = me; i < n; i += MERGE_THREADS) {
                 const int h = i / n_dim;
-                const float *o = partial_at(p, split, head + h, base) + i % n_dim, *a = g.a + h * MERGE_CHUNKS, *b = g.b + h * MERGE_CHUNKS;
+                const float *o = partial_at(p, item + base, head + h) + i % n_dim, *a = g.a + h * MERGE_CHUNKS, *b = g.b + h * MERGE_CHUNKS;
                 float run = base > 0 ? g.values[i] : 0.0f;
-                for (int c = 0; c < m; c++, o += ATTEND_PARTIAL(p.kv.head_pad))
+                for (int c = 0; c < m; c++, o += (size_t)p.n_head * ATTEND_PARTIAL(p.kv.head_pad))
                     run = a[c] < 0.0f ? *o : fmaf(*o, b[c], run * a[c]);
                 g.values[i] = run;
             }
@@ -631,8 +648,8 @@ static size_t rope_split_bytes(int n, int head_pad)
 template <int Q>
 static void launch_split(const struct device_attend *p, const struct device_rope *r, cudaStream_t stream)
 {
-    const int tiles = ceil_div(p->n_head / p->kv.n_kv, Q);
-    const dim3 grid((unsigned)p->batch.max_chunks, (unsigned)(p->kv.n_kv * tiles), (unsigned)p->batch.n_splits);
+    const int y = p->kv.n_kv * ceil_div(p->n_head / p->kv.n_kv, Q), most = ceil_div(p->max_blocks, y);
+    const dim3 grid((unsigned)(p->batch.max_items < most ? p->batch.max_items : most), (unsigned)y);
     const size_t bytes = tile_bytes(Q, p->kv.head_pad, false), staged = bytes + values_bytes(p->kv.head_pad);
     if (r != NULL)
         LAUNCH(attend_rope_split<Q>, grid, dim3(SPLIT_THREADS), rope_split_bytes(Q, p->kv.head_pad), stream, *p, *r);
@@ -681,6 +698,7 @@ static void assert_attend(const struct device_attend *p)
     assert(p->n_head % p->kv.n_kv == 0);
     assert(p->to.n_cols == p->n_head * p->kv.head_dim);
     assert(p->ldo % 4 == 0);
+    assert(p->batch.n_splits == 0 || (p->batch.max_items > 0 && p->max_blocks > 0));
 }
 
 extern "C" cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream)

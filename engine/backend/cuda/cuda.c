@@ -14,18 +14,13 @@
 
 #include "engine/backend/cuda/repack.h"
 
-#define ALIGN 256
 #define FILL_BYTES ((size_t)8 << 20) /* of each pinned buffer of weights, where a stripe is not larger */
+#define BLOCKS_OF_SM 8               /* small ones that run at once on a multiprocessor, about */
 #define CAPABILITY_MAJOR 8           /* int8 mma of 16x8x32 and cp.async */
 
 _Static_assert(DEVICE_BLOCK == QUANT_BLOCK && DEVICE_SLOTS == QUANT_SLOTS && DEVICE_PAGE == KV_PAGE && DEVICE_SCORES == SCORES_BLOCK,
                "kernels.h repeats the numbers of quant.h, batch.h and runner.h");
 _Static_assert((int)DEVICE_SILU == (int)ACT_SILU && (int)DEVICE_GELU_TANH == (int)ACT_GELU_TANH, "and those of backend.h");
-
-static size_t round_up(size_t n, size_t to)
-{
-    return (n + to - 1) / to * to;
-}
 
 static int round_up_int(int n, int to)
 {
@@ -94,14 +89,16 @@ static int find_devices(const char *device, int *n_out, struct err *err)
 }
 
 /* "cuda" is the first device. */
-static int parse_device(const char *device, int *idx_out, struct err *err)
+static int parse_device(const char *device, int *idx_out, bool *eager_out, struct err *err)
 {
     char *end = NULL;
     *idx_out = 0;
+    *eager_out = false;
     if (strcmp(device, "cuda") == 0)
         return 0;
     long idx = strncmp(device, "cuda:", 5) == 0 && device[5] >= '0' && device[5] <= '9' ? strtol(device + 5, &end, 10) : -1;
-    if (idx < 0 || idx > 999 || *end != '\0')
+    *eager_out = idx >= 0 && strcmp(end, ":eager") == 0;
+    if (idx < 0 || idx > 999 || (*end != '\0' && !*eager_out))
         return err_set(err, ERR_UNSUPPORTED, "device '%.40s' is unknown; a GPU is called cuda:0, cuda:1 and so on", device);
     *idx_out = (int)idx;
     return 0;
@@ -110,7 +107,7 @@ static int parse_device(const char *device, int *idx_out, struct err *err)
 static int choose_device(struct cuda *c, const char *device, struct err *err)
 {
     int n = 0, major = 0, minor = 0;
-    if (parse_device(device, &c->device, err) != 0)
+    if (parse_device(device, &c->device, &c->eager, err) != 0)
         return -1;
     snprintf(c->name, sizeof c->name, "cuda:%d", c->device);
     if (find_devices(device, &n, err) != 0)
@@ -191,7 +188,7 @@ struct carver {
 static void *carve(struct carver *c, size_t n, size_t elem_bytes)
 {
     void *p = c->base == NULL ? NULL : c->base + c->used;
-    c->used += round_up(n * elem_bytes, ALIGN);
+    c->used += cuda_round_up(n * elem_bytes, CUDA_ALIGN);
     return p;
 }
 
@@ -229,6 +226,8 @@ static void carve_all(struct cuda *c, struct carver *w)
     c->scores = carve(w, out * c->scores_ld, sizeof *c->scores);
     c->block_max = carve(w, out * (size_t)c->n_score_blocks, sizeof *c->block_max);
     c->partials = carve(w, (size_t)s->n_pages * (size_t)s->n_head * ATTEND_PARTIAL(c->kv.head_pad), sizeof *c->partials);
+    c->items = carve(w, 2 * (size_t)s->n_pages, sizeof *c->items);
+    c->tables.on_device = carve(w, (size_t)c->tables.n * (size_t)c->tables.max_pages, sizeof *c->tables.on_device);
     for (int i = 0; i < ROPE_TABLES; i++)
         c->cs[i] = carve(w, rows * (size_t)s->rope_dims + 1, sizeof *c->cs[i]);
     c->fault = carve(w, 1, sizeof *c->fault);
@@ -238,20 +237,28 @@ static void carve_all(struct cuda *c, struct carver *w)
 static void size_from_shape(struct cuda *c)
 {
     const struct backend_shape *s = &c->shape;
-    size_t rows = (size_t)s->max_rows;
     c->n_score_blocks = (s->n_vocab + SCORES_BLOCK - 1) / SCORES_BLOCK;
-    c->scores_ld = round_up((size_t)s->n_vocab, QUANT_BLOCK);
+    c->scores_ld = cuda_round_up((size_t)s->n_vocab, QUANT_BLOCK);
     c->kv = (struct device_kv){.n_layers = s->n_layers, .n_kv = s->n_kv, .head_dim = s->head_dim, .head_pad = round_up_int(s->head_dim, 8)};
     c->kv.head_elems = (size_t)2 * KV_PAGE * (size_t)c->kv.head_pad;
-    /* Seven columns of rows, then the angles, then the page tables: of each sequence no more pages than there are. */
-    c->freq_at = round_up(7 * rows * sizeof(int32_t), ALIGN);
-    c->pages_at = c->freq_at + round_up(ROPE_TABLES * (size_t)s->rope_dims / 2 * sizeof(double), ALIGN);
-    c->input_bytes = c->pages_at + rows * (size_t)s->n_pages * sizeof(int32_t);
+    cuda_size_inputs(c);
+}
+
+static int make_tables(struct page_tables *t, struct err *err)
+{
+    t->sent = calloc((size_t)t->n * (size_t)t->max_pages, sizeof *t->sent);
+    t->whose = calloc((size_t)t->n, sizeof *t->whose);
+    t->step = calloc((size_t)t->n, sizeof *t->step);
+    if (t->sent == NULL || t->whose == NULL || t->step == NULL)
+        return err_set(err, ERR_NOMEM, "cannot allocate %d page tables", t->n);
+    return 0;
 }
 
 static int make_buffers(struct cuda *c, struct err *err)
 {
     const struct backend_shape *s = &c->shape;
+    if (make_tables(&c->tables, err) != 0)
+        return -1;
     struct carver count = {NULL, 0};
     carve_all(c, &count);
     if (device_alloc(c, (void **)&c->work, count.used, "the buffers of a step", err) != 0)
@@ -286,10 +293,14 @@ static void cuda_close(struct backend *be)
         cudaStreamSynchronize(c->stream); /* buffers of the host are read until then; a lost device fails at once */
         cudaStreamDestroy(c->stream);
     }
+    cuda_close_graphs(c);
     for (int i = 0; i < 2; i++) {
         staging_finish(&c->fills[i]);
         staging_finish(&c->steps[i]);
     }
+    free(c->tables.sent);
+    free(c->tables.whose);
+    free(c->tables.step);
     void *const pinned[] = {c->host.scores, c->host.block_max, c->host.fault}, *const on_device[] = {c->arena, c->kv_pages, c->work};
     for (int i = 0; i < 3; i++) {
         if (pinned[i] != NULL)
@@ -332,6 +343,11 @@ static int cuda_open(const struct backend_shape *shape, struct backend **be_out,
     c->shape = *shape;
     c->shape.device = NULL; /* the caller's string */
     size_from_shape(c);
+    if (check_now(c, cudaDeviceGetAttribute(&c->max_blocks, cudaDevAttrMultiProcessorCount, c->device), "asking what it can do", err) != 0) {
+        free(c);
+        return -1;
+    }
+    c->max_blocks *= BLOCKS_OF_SM;
     if (check_now(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "creating a stream", err) != 0 || make_buffers(c, err) != 0 ||
         pool_create(shape->n_threads, &c->pool, err) != 0) {
         cuda_close(&c->base);
@@ -348,7 +364,7 @@ static size_t take(struct cuda *c, size_t size)
 {
     size_t at = c->weight_bytes;
     assert(c->arena == NULL);
-    c->weight_bytes += round_up(size, ALIGN);
+    c->weight_bytes += cuda_round_up(size, CUDA_ALIGN);
     return at;
 }
 
@@ -428,7 +444,7 @@ static int cuda_reserve(struct backend *be, struct err *err)
     struct cuda *c = cuda_of(be);
     assert(c->arena == NULL);
     if (check_now(c, cudaSetDevice(c->device), "selecting the device", err) != 0 ||
-        device_alloc(c, (void **)&c->arena, c->weight_bytes + ALIGN, "the weights", err) != 0)
+        device_alloc(c, (void **)&c->arena, c->weight_bytes + CUDA_ALIGN, "the weights", err) != 0)
         return -1;
     c->fill_bytes = c->stripe_bytes > FILL_BYTES ? c->stripe_bytes : FILL_BYTES;
     if (staging_init(c, &c->fills[0], c->fill_bytes, err) != 0 || staging_init(c, &c->fills[1], c->fill_bytes, err) != 0)
@@ -596,7 +612,11 @@ const struct backend_ops backend_cuda = {
     .seal = cuda_seal,
     .weight_bytes = cuda_weight_bytes,
     .kv_bytes = cuda_kv_bytes,
+    .capture = cuda_capture,
+    .captured = cuda_captured,
+    .captures = cuda_captures,
     .begin = cuda_begin,
+    .replay = cuda_replay,
     .embed = cuda_embed,
     .norm = cuda_norm,
     .qkv = cuda_qkv,

@@ -1,7 +1,8 @@
 /* cuda.h: what the host files of the CUDA backend share: matrices and buffers, and how errors are kept.
  *
- * cuda.c        life: the device, its memory, weights         cuda_step.c   the operations of a step, each one or two launches
- * repack.[ch]   weights to stripes of layout.h                kernels.h     the launchers of the .cu files, and what they read
+ * cuda.c         life: the device, its memory, weights         cuda_inputs.c  begin: a batch on its way to the device, page tables
+ * cuda_step.c    the operations of a step, each a launch or two  cuda_graph.c   decode steps captured and replayed
+ * repack.[ch]    weights to stripes of layout.h                kernels.h      the launchers of the .cu files, and what they read
  *
  * Everything goes to one stream, so what is enqueued later sees what was enqueued before; the host waits in sync(), in seal() and where a pinned
  * buffer is about to be written again. An error of CUDA is kept, the first one, as a sentence; from then on nothing is enqueued and sync() reports
@@ -14,6 +15,10 @@
 #include "engine/backend/backend.h"
 #include "engine/backend/cuda/kernels.h"
 #include "engine/backend/pool.h"
+
+#define CUDA_ALIGN 256
+#define CUDA_CAPTURES 9                      /* steps of 1, 2, 4 ... 256 rows */
+#define CUDA_MAX_CHANGES 32768               /* of page tables in a pinned buffer */
 
 struct matrix {
     struct device_matrix d;
@@ -42,10 +47,21 @@ struct device_rows {
     int ld;
 };
 
+/* Page tables in device memory, and what the host knows of them. */
+struct page_tables {
+    int n, max_pages;      /* places, a power of 2; entries of each */
+    int32_t *on_device;    /* [n][max_pages] */
+    int32_t *sent;         /* [n][max_pages] the page and 1; 0: none yet */
+    const int32_t **whose; /* [n] table of the host that was there last */
+    uint32_t *step, now;   /* [n] when it was; which step this is */
+};
+
 struct cuda {
     struct backend base;
     char name[24]; /* base.device */
     int device;
+    bool eager;     /* nothing is captured */
+    int max_blocks; /* that the device runs at once, about */
     struct backend_shape shape;
     struct pool *pool;
     cudaStream_t stream;
@@ -69,10 +85,13 @@ struct cuda {
     size_t scores_ld;
     int n_score_blocks;
     float *partials;                 /* [n_pages][n_head] of attention */
+    int32_t *items;                  /* [n_pages][2] */
     float *cs[ROPE_TABLES];          /* [max_rows][rope_dims / 2][2] */
     int *fault;
-    uint8_t *inputs;                 /* of a step; see cuda_step.c */
-    size_t input_bytes, freq_at, pages_at;
+    uint8_t *inputs;                 /* of a step; see cuda_inputs.c */
+    size_t input_bytes, freq_at, changes_at;
+    int max_changes;
+    struct page_tables tables;
 
     uint16_t *kv_pages;
     struct device_kv kv;
@@ -85,10 +104,23 @@ struct cuda {
     } host;
 
     struct device_batch batch; /* of the step */
+    const int32_t *live;       /* rows that are there, where a step is captured; else NULL */
     struct device_rope rope;   /* what rope_store left to attend to do, */
     bool ropes;                /* if it did */
+    struct device_post post;   /* what a projection left to the next norm */
+    bool posts;
+    int replay;                /* the capture that does it, or -1 */
     int n_out, n_tables;
     int first_score, n_scores;
+
+    bool capturing;
+    struct {
+        cudaGraphExec_t exec[CUDA_CAPTURES]; /* i: 1 << i rows */
+        int n;
+        struct captures sum;
+        double began_ms;   /* of the one under way, */
+        size_t free_bytes; /* and the memory that was left */
+    } captures;
 };
 
 static inline struct cuda *cuda_of(struct backend *be)
@@ -105,8 +137,30 @@ bool cuda_acquire(struct cuda *c, struct staging *s);
 /* Says that all copies from the buffer are enqueued. */
 void cuda_release(struct cuda *c, struct staging *s);
 
-/* cuda_step.c */
+static inline size_t cuda_round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* cuda_inputs.c */
+/* Of shape: the sizes of inputs and page tables. */
+void cuda_size_inputs(struct cuda *c);
+/* A batch without rows, whose arrays are where a step's will be. */
+struct device_batch cuda_batch_of(struct cuda *c);
+/* Where begin() says how many rows a step has. */
+const int32_t *cuda_live(struct cuda *c);
 void cuda_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables);
+
+/* cuda_graph.c */
+bool cuda_capture(struct backend *be, int i);
+int cuda_captured(struct backend *be, struct err *err);
+struct captures cuda_captures(const struct backend *be);
+bool cuda_replay(struct backend *be);
+void cuda_close_graphs(struct cuda *c);
+
+/* cuda_step.c */
+/* The post norm that no other norm followed, if there is one. */
+void cuda_finish_post(struct cuda *c);
 void cuda_embed(struct backend *be, const struct matrix *m, float scale);
 void cuda_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer);
 void cuda_qkv(struct backend *be, const struct matrix *m, const struct vector *bias);

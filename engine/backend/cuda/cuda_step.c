@@ -1,125 +1,14 @@
 /* cuda_step.c: the operations of a step, each one or two launches on the backend's stream.
  *
- * What the device reads of a batch (tokens, positions, page tables, who attends how, the angles of the rope tables) is written into one of two
- * pinned buffers by begin() and copied as a whole to one place in device memory:
- *
- *   token | pos | seq | out | splits | walks (2)      max_rows each     then freq, then page tables of the sequences that have rows, stride max_pages
- *
- * so that the host may write the next step's while the device still computes this one. Sequences without rows are left out, and the others numbered
- * anew: their tables need not even exist.
+ * Two operations may wait for the one that follows and be done by the same launch, so that a layer of a decode step has eight: rotation and the
+ * writing of keys by attention, where attend_ropes says so, and a post norm by the norm after it. Who looks at QKV or X in between sees what is not
+ * done yet (c->ropes, c->posts).
  *
  * Nothing here computes. Operations return nothing: what fails is kept (cuda.h) and said by sync(), the only one that waits. */
 #include <assert.h>
 #include <string.h>
 
 #include "engine/backend/cuda/cuda.h"
-
-/* ---- begin ---- */
-
-/* Places of the arrays of a step, in a pinned buffer and in device memory alike. */
-static int32_t *column(const struct cuda *c, uint8_t *base, int i)
-{
-    return (int32_t *)base + (size_t)i * (size_t)c->shape.max_rows;
-}
-
-enum { COL_TOKEN, COL_POS, COL_SEQ, COL_OUT, COL_SPLITS, COL_WALKS };
-
-static bool follows(const struct batch *b, int r)
-{
-    return b->seq[r] == b->seq[r - 1] && b->pos[r] == b->pos[r - 1] + 1;
-}
-
-/* Rows in company walk their sequence's pages together. A row that is alone, as in decode, has its chunks computed apart, as long as there is room
- * for the partials: n_pages chunks in all. Otherwise it walks as well. */
-static void plan_attention(struct cuda *c, const struct batch *b, int32_t *splits, int32_t *walks)
-{
-    struct device_batch *d = &c->batch;
-    d->n_walks = d->n_splits = d->max_chunks = 0;
-    for (int r = 0, n; r < b->n_rows; r += n) {
-        for (n = 1; n < ATTEND_ROWS && r + n < b->n_rows && follows(b, r + n); n++) {
-        }
-        int n_chunks = b->pos[r] / KV_PAGE + 1, most = n_chunks > d->max_chunks ? n_chunks : d->max_chunks;
-        if (n == 1 && (long)(d->n_splits + 1) * most <= c->shape.n_pages) {
-            splits[d->n_splits++] = r;
-            d->max_chunks = most;
-        } else {
-            walks[2 * d->n_walks] = r;
-            walks[2 * d->n_walks++ + 1] = n;
-        }
-    }
-}
-
-/* Numbers the sequences that have rows and writes the tables' stride and them; returns the bytes of the tables. */
-static size_t write_pages(struct cuda *c, const struct batch *b, int32_t *seq, int32_t *pages)
-{
-    struct device_batch *d = &c->batch;
-    d->max_pages = d->n_seqs = 0;
-    for (int r = 0; r < b->n_rows; r++) {
-        int n = b->pos[r] / KV_PAGE + 1;
-        d->max_pages = n > d->max_pages ? n : d->max_pages;
-    }
-    assert(d->max_pages <= c->shape.n_pages);
-    for (int r = 0; r < b->n_rows; r++) {
-        bool last = r + 1 == b->n_rows || b->seq[r + 1] != b->seq[r];
-        seq[r] = d->n_seqs;
-        if (!last)
-            continue;
-        const int32_t *from = b->pages[b->seq[r]];
-        int32_t *to = pages + (size_t)d->n_seqs++ * (size_t)d->max_pages;
-        int n = b->pos[r] / KV_PAGE + 1;
-        for (int i = 0; i < n; i++) {
-            assert(from[i] >= 0 && from[i] < c->shape.n_pages);
-            to[i] = from[i];
-        }
-    }
-    return (size_t)d->n_seqs * (size_t)d->max_pages * sizeof *pages;
-}
-
-static void point_to_inputs(struct cuda *c)
-{
-    struct device_batch *d = &c->batch;
-    d->token = column(c, c->inputs, COL_TOKEN);
-    d->pos = column(c, c->inputs, COL_POS);
-    d->seq = column(c, c->inputs, COL_SEQ);
-    d->out = column(c, c->inputs, COL_OUT);
-    d->splits = column(c, c->inputs, COL_SPLITS);
-    d->walks = column(c, c->inputs, COL_WALKS);
-    d->pages = (const int32_t *)(c->inputs + c->pages_at);
-}
-
-void cuda_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables)
-{
-    struct cuda *c = cuda_of(be);
-    assert(batch->n_rows > 0 && batch->n_rows <= c->shape.max_rows);
-    assert(batch->n_out >= 0 && batch->n_out <= batch->n_rows);
-    assert(n_tables <= ROPE_TABLES);
-    c->first_score = c->n_scores = 0;
-    c->n_out = batch->n_out;
-    c->n_tables = n_tables;
-    c->batch = (struct device_batch){.n_rows = batch->n_rows};
-    struct staging *s = &c->steps[c->step];
-    if (!cuda_enter(c) || !cuda_acquire(c, s))
-        return;
-    c->step ^= 1;
-    size_t n = (size_t)batch->n_rows, half = (size_t)c->shape.rope_dims / 2;
-    for (size_t i = 0; i < n; i++)
-        assert(batch->token[i] >= 0 && batch->token[i] < c->shape.n_vocab);
-    memcpy(column(c, s->bytes, COL_TOKEN), batch->token, n * sizeof *batch->token);
-    memcpy(column(c, s->bytes, COL_POS), batch->pos, n * sizeof *batch->pos);
-    if (batch->n_out > 0)
-        memcpy(column(c, s->bytes, COL_OUT), batch->out, (size_t)batch->n_out * sizeof *batch->out);
-    plan_attention(c, batch, column(c, s->bytes, COL_SPLITS), column(c, s->bytes, COL_WALKS));
-    double *angles = (double *)(s->bytes + c->freq_at);
-    for (int t = 0; t < n_tables; t++)
-        memcpy(angles + (size_t)t * half, freq[t], half * sizeof *angles);
-    size_t used = c->pages_at + write_pages(c, batch, column(c, s->bytes, COL_SEQ), (int32_t *)(s->bytes + c->pages_at));
-    point_to_inputs(c);
-    cuda_check(c, cudaMemcpyAsync(c->inputs, s->bytes, used, cudaMemcpyHostToDevice, c->stream), "taking a batch");
-    cuda_release(c, s);
-    for (int t = 0; t < n_tables && half > 0 && !c->lost; t++)
-        cuda_check(c, launch_angles((const double *)(c->inputs + c->freq_at) + (size_t)t * half, (int)half, c->batch.pos, batch->n_rows, c->cs[t],
-                                    c->stream), "computing angles");
-}
 
 /* ---- rows ---- */
 
@@ -128,7 +17,7 @@ void cuda_embed(struct backend *be, const struct matrix *m, float scale)
     struct cuda *c = cuda_of(be);
     assert(m->d.n_parts == 1 && m->d.n_cols == c->shape.d_model && m->d.n_rows == c->shape.n_vocab);
     if (!c->lost)
-        cuda_check(c, launch_embed(&m->d, c->batch.token, c->batch.n_rows, scale, c->x.p, c->x.ld, c->stream), "looking up tokens");
+        cuda_check(c, launch_embed(&m->d, c->batch.token, c->batch.n_rows, c->live, scale, c->x.p, c->x.ld, c->stream), "looking up tokens");
 }
 
 void cuda_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer)
@@ -136,8 +25,18 @@ void cuda_norm(struct backend *be, const struct vector *w, float eps, const stru
     struct cuda *c = cuda_of(be);
     assert(w->n == c->shape.d_model);
     assert(consumer->d.n_cols == c->shape.d_model);
+    const struct device_norm p = {.x = c->x.p, .ld = c->x.ld, .n_rows = c->batch.n_rows, .live = c->live, .w = w->values, .eps = eps, .to = c->a,
+                                  .needs = consumer->needs, .fault = c->fault};
     if (!c->lost)
-        cuda_check(c, launch_norm(c->x.p, c->x.ld, NULL, c->batch.n_rows, w->values, eps, &c->a, consumer->needs, c->fault, c->stream), "norming");
+        cuda_check(c, c->posts ? launch_post_norm(&c->post, &p, c->stream) : launch_norm(&p, c->stream), "norming");
+    c->posts = false;
+}
+
+void cuda_finish_post(struct cuda *c)
+{
+    if (c->posts && !c->lost)
+        cuda_check(c, launch_post(&c->post, c->stream), "norming");
+    c->posts = false;
 }
 
 /* ---- matrices ---- */
@@ -145,6 +44,7 @@ void cuda_norm(struct backend *be, const struct vector *w, float eps, const stru
 static void multiply(struct cuda *c, struct device_product *p, const char *doing)
 {
     p->n_rows = c->batch.n_rows;
+    p->live = c->live;
     p->fault = c->fault;
     if (!c->lost)
         cuda_check(c, launch_product(p, c->stream), doing);
@@ -179,8 +79,10 @@ static void project(struct cuda *c, const struct matrix *m, const struct device_
     struct device_product p = {.m = m->d, .x = *x, .epilogue = post == NULL ? EPILOGUE_ADD : EPILOGUE_STORE, .out = to->p, .ld = to->ld,
                                .bias = bias == NULL ? NULL : bias->values};
     multiply(c, &p, "projecting");
-    if (post != NULL && !c->lost)
-        cuda_check(c, launch_post(c->t.p, c->t.ld, c->batch.n_rows, post->values, c->shape.d_model, eps, c->x.p, c->x.ld, c->stream), "norming");
+    c->posts = post != NULL;
+    if (c->posts)
+        c->post = (struct device_post){.t = c->t.p, .ldt = c->t.ld, .w = post->values, .eps = eps, .x = c->x.p, .ldx = c->x.ld,
+                                       .n = c->shape.d_model, .n_rows = c->batch.n_rows, .live = c->live};
 }
 
 void cuda_project_o(struct backend *be, const struct matrix *m, const struct vector *bias, const struct vector *post, float eps)
@@ -216,8 +118,8 @@ void cuda_attend(struct backend *be, const struct attend_params *params, const s
     assert(params->layer >= 0 && params->layer < c->shape.n_layers);
     assert(consumer->d.n_cols == c->oo.n_cols);
     const struct device_attend p = {.batch = c->batch, .kv = c->kv, .layer = params->layer, .n_head = c->shape.n_head, .window = params->window,
-                                    .scale = params->scale, .qkv = c->qkv.p, .ld = c->qkv.ld, .partials = c->partials, .o = c->o.p, .ldo = c->o.ld,
-                                    .to = c->oo, .needs = consumer->needs, .fault = c->fault};
+                                    .scale = params->scale, .qkv = c->qkv.p, .ld = c->qkv.ld, .max_blocks = c->max_blocks, .partials = c->partials,
+                                    .o = c->o.p, .ldo = c->o.ld, .to = c->oo, .needs = consumer->needs, .fault = c->fault};
     assert(c->rope.layer == params->layer);
     if (!c->lost)
         cuda_check(c, c->ropes ? launch_rope_attend(&c->rope, &p, c->stream) : launch_attend(&p, c->stream), "attending");
@@ -235,9 +137,12 @@ void cuda_vocab(struct backend *be, const struct matrix *m, const struct vector 
     assert(first >= 0 && first + n <= c->n_out);
     c->first_score = first;
     c->n_scores = n;
+    cuda_finish_post(c);
     if (c->lost)
         return;
-    cuda_check(c, launch_norm(c->x.p, c->x.ld, c->batch.out + first, n, w->values, eps, &c->v, m->needs, c->fault, c->stream), "norming");
+    const struct device_norm norm = {.x = c->x.p, .ld = c->x.ld, .rows = c->batch.out + first, .n_rows = n, .w = w->values, .eps = eps, .to = c->v,
+                                     .needs = m->needs, .fault = c->fault};
+    cuda_check(c, launch_norm(&norm, c->stream), "norming");
     const struct device_product p = {.m = m->d, .x = c->v, .n_rows = n, .epilogue = EPILOGUE_SCORES, .out = c->scores, .ld = (int)c->scores_ld,
                                      .most = c->block_max, .fault = c->fault};
     if (!c->lost)

@@ -3,8 +3,9 @@
  * A launcher checks its arguments by assert, enqueues one or a few kernels on a stream and returns what CUDA says of the launch. It takes structs
  * by pointer and passes them to its kernels by value, so that they need not outlive the call. Nothing here waits.
  *
- * Numbers of a launch that change from step to step are arguments; what a step reads beyond them (tokens, positions, page tables, work lists) lies
- * in device memory, at places that never move.
+ * What changes from step to step (tokens, positions, page tables, work lists) lies in device memory, at places that never move. A launch's arguments
+ * are then the same for all steps that were given the same n_rows, and it can be captured for them: a smaller step tells by `live`, one int in device
+ * memory, how many of the rows it has. The others are padding, for which nothing is read or written. live NULL: all n_rows.
  *
  * `fault` is one int in device memory, 0 until a kernel finds a value that is not finite and sets it.
  *
@@ -58,20 +59,24 @@ struct device_matrix {
     struct device_part parts[DEVICE_PARTS];
 };
 
-/* The arrays of a step, in device memory. See batch.h for the first six. */
+/* The arrays of a step, in device memory. See batch.h for the first four. */
 struct device_batch {
-    int n_rows, n_seqs;
+    int n_rows;
     int max_pages;         /* from one page table to the next */
-    const int32_t *token, *pos, *seq; /* [n_rows] */
-    const int32_t *pages;  /* [n_seqs][max_pages] */
+    const int32_t *token, *pos; /* [n_rows]; pos below 0: padding */
     const int32_t *out;    /* [n_out] */
+    const int32_t *table;  /* [n_rows] which page table a row's is */
+    int32_t *pages;        /* [tables][max_pages] */
     /* Who attends how; the bits are the same. A row is in one list. */
     int n_walks;
     const int32_t *walks;  /* [n_walks][2] first row and number of rows, <= ATTEND_ROWS, of a group of consecutive positions of a sequence, which
                             * walks its pages together */
     int n_splits;
-    const int32_t *splits; /* [n_splits] rows whose chunks are computed apart, into partials, and merged */
-    int max_chunks;        /* most chunks of a row of `splits`, without a window: its position / 64 + 1 */
+    const int32_t *splits; /* [n_splits][2] a row whose chunks are computed apart, into partials, and merged; and the first of its items. A row below
+                            * 0 is padding */
+    const int32_t *n_items;
+    int max_items;         /* >= *n_items */
+    int32_t *items;        /* [*n_items][2] row and chunk: of a row all, from chunk 0 to its position's, one after another */
 };
 
 /* The KV pages: for (page, layer, kv head), head_elems f16 at base + ((page * n_layers + layer) * n_kv + head) * head_elems:
@@ -97,6 +102,7 @@ struct device_product {
     struct device_matrix m;
     struct device_operand x;
     int n_rows; /* of x */
+    const int32_t *live;
     int epilogue;
     float *out;        /* [n_rows][ld]; all but PAIR */
     int ld;            /* >= m.n_rows */
@@ -116,14 +122,39 @@ cudaError_t launch_product_many(const struct device_product *p, cudaStream_t str
 /* ---- rows.cu ---- */
 
 /* x[r] = row token[r] of m (one part), times scale unless that is 1; 0 <= r < n_rows. */
-cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, float scale, float *x, int ld, cudaStream_t stream);
-
-/* to[r] = operand(rmsnorm(x[rows[r]]) * w), 0 <= r < n_rows; rows NULL: all in order. A value that is not finite sets *fault. */
-cudaError_t launch_norm(const float *x, int ld, const int32_t *rows, int n_rows, const float *w, float eps, const struct device_operand *to,
-                        int needs, int *fault, cudaStream_t stream);
+cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, const int32_t *live, float scale, float *x, int ld,
+                         cudaStream_t stream);
 
 /* x[r] += rmsnorm(t[r]) * w, n values. */
-cudaError_t launch_post(const float *t, int ldt, int n_rows, const float *w, int n, float eps, float *x, int ldx, cudaStream_t stream);
+struct device_post {
+    const float *t; /* [n_rows][ldt] */
+    int ldt;
+    const float *w;
+    float eps;
+    float *x; /* [n_rows][ldx] */
+    int ldx, n, n_rows;
+    const int32_t *live;
+};
+
+cudaError_t launch_post(const struct device_post *p, cudaStream_t stream);
+
+/* to[r] = operand(rmsnorm(x[rows[r]]) * w), 0 <= r < n_rows; rows NULL: all in order. A value that is not finite sets *fault. */
+struct device_norm {
+    const float *x;
+    int ld;
+    const int32_t *rows; /* [n_rows]; below 0: padding */
+    int n_rows;
+    const int32_t *live;
+    const float *w;
+    float eps;
+    struct device_operand to;
+    int needs;
+    int *fault;
+};
+
+cudaError_t launch_norm(const struct device_norm *p, cudaStream_t stream);
+/* Both at once: the post norm of all rows, then their norm; of the same x. */
+cudaError_t launch_post_norm(const struct device_post *post, const struct device_norm *p, cudaStream_t stream);
 
 /* cs[r][i] = cosine and sine of pos[r] * freq[i], f64 until the end; cs [n_rows][n][2]. */
 cudaError_t launch_angles(const double *freq, int n, const int32_t *pos, int n_rows, float *cs, cudaStream_t stream);
@@ -153,6 +184,10 @@ cudaError_t launch_rope_store(const struct device_rope *p, cudaStream_t stream);
 /* Copies the first n_pos positions of page src to page dst, in every layer. */
 cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int src, int n_pos, cudaStream_t stream);
 
+/* What begins a step: n_changes entries of page tables, [n_changes][2] of place and page, go to where they belong, and the items of all splits are
+ * written. */
+cudaError_t launch_tables(const struct device_batch *batch, const int32_t *changes, int n_changes, cudaStream_t stream);
+
 /* ---- attend.cu ---- */
 
 /* Floats of one partial: values at 0 .. head_dim - 1, maximum at head_pad, sum at head_pad + 1. */
@@ -166,7 +201,8 @@ struct device_attend {
     float scale;
     const float *qkv;
     int ld;
-    float *partials;  /* [n_splits][n_head][max_chunks][ATTEND_PARTIAL]; chunk c of a row at c - its first visible one */
+    int max_blocks;   /* of a split, about: more items than they are taken by turns */
+    float *partials;  /* [*n_items][n_head][ATTEND_PARTIAL] */
     float *o;         /* [n_rows][ldo] */
     int ldo;
     struct device_operand to;

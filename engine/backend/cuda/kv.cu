@@ -1,8 +1,10 @@
-/* kv.cu: writes the KV pages: rope_store rotates the heads of a row and stores its keys and values, copy_page copies the start of a page.
+/* kv.cu: writes the KV pages: rope_store rotates the heads of a row and stores its keys and values, copy_page copies the start of a page. And the
+ * page tables, which stay in device memory: only what changed comes with a step.
  *
- *   kv_      grid                            threads
- *   rope     n_rows, (n_head + 2 n_kv) / 4    128, a warp a head
- *   copy     n_layers * n_kv                  128
+ *   kv_      grid                                   threads
+ *   rope     n_rows, (n_head + 2 n_kv) / 4           128, a warp a head
+ *   copy     n_layers * n_kv                         128
+ *   tables   the larger of n_changes / 128, n_splits  128, each some changes and a split
  *
  * A key's dimensions lie 8 by 8, 1 KiB apart, so that attention reads 16 bytes of each of 32 neighbouring keys at once; a store writes 16 bytes here
  * and there, once for each position. Rows at positions below 0 are padding: nothing is read or written for them. */
@@ -66,5 +68,34 @@ extern "C" cudaError_t launch_copy_page(const struct device_kv *kv, int dst, int
     if (n_pos == 0)
         return cudaSuccess;
     LAUNCH(kv_copy, dim3((unsigned)(kv->n_layers * kv->n_kv)), dim3(128), 0, stream, *kv, dst, src, n_pos);
+    return cudaGetLastError();
+}
+
+/* ---- tables ---- */
+
+#define TABLES_THREADS 128
+
+__global__ void __launch_bounds__(TABLES_THREADS) kv_tables(struct device_batch b, const int32_t *changes, int n_changes)
+{
+    const int split = (int)blockIdx.x, me = (int)threadIdx.x, change = split * TABLES_THREADS + me;
+    if (change < n_changes)
+        b.pages[changes[2 * change]] = changes[2 * change + 1];
+    const int row = split < b.n_splits ? b.splits[2 * split] : -1;
+    if (row >= 0) {
+        int32_t *items = b.items + 2 * (size_t)b.splits[2 * split + 1];
+        for (int chunk = me; chunk <= b.pos[row] / PAGE; chunk += TABLES_THREADS) {
+            items[2 * chunk] = row;
+            items[2 * chunk + 1] = chunk;
+        }
+    }
+}
+
+extern "C" cudaError_t launch_tables(const struct device_batch *batch, const int32_t *changes, int n_changes, cudaStream_t stream)
+{
+    const int for_changes = (n_changes + TABLES_THREADS - 1) / TABLES_THREADS;
+    const int n_blocks = for_changes > batch->n_splits ? for_changes : batch->n_splits;
+    if (n_blocks == 0)
+        return cudaSuccess;
+    LAUNCH(kv_tables, dim3((unsigned)n_blocks), dim3(TABLES_THREADS), 0, stream, *batch, changes, n_changes);
     return cudaGetLastError();
 }

@@ -23,7 +23,7 @@ static __device__ __forceinline__ uint16_t *kv_head_at(const struct device_kv &k
 
 static __device__ __forceinline__ int page_of(const struct device_batch &b, int row, int chunk)
 {
-    return b.pages[(size_t)b.seq[row] * (size_t)b.max_pages + (size_t)chunk];
+    return b.pages[(size_t)b.table[row] * (size_t)b.max_pages + (size_t)chunk];
 }
 
 static __device__ __forceinline__ int first_visible(int pos, int window)

@@ -168,13 +168,14 @@ template <int N> __global__ void __launch_bounds__(FEW_THREADS, 2) matrix_few(co
 {
     SHARED(float, tile, N * LAYOUT_ROWS); /* PAIR: the outputs of a row of x; SCORES: maxima by warp */
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, r0 = (int)blockIdx.x * N, mine = r0 + lane % LAYOUT_SLOTS;
-    const int per_block = p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.m.pair ? 2 : 1;
+    const int n_rows = matrix_rows(p);
+    const int per_block = r0 >= n_rows ? 0 : p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.m.pair ? 2 : 1;
     const int in_stripe = LAYOUT_WARP_ROWS * warp + lane / LAYOUT_SLOTS;
-    const bool counts = lane % LAYOUT_SLOTS < N && mine < p.n_rows;
+    const bool counts = lane % LAYOUT_SLOTS < N && mine < n_rows;
     int row[N];
     DEVICE_UNROLL
     for (int t = 0; t < N; t++)
-        row[t] = r0 + t < p.n_rows ? r0 + t : p.n_rows - 1;
+        row[t] = r0 + t < n_rows ? r0 + t : n_rows - 1;
     float gate = 0.0f, most = -INFINITY;
     bool finite = true;
     DEVICE_LOOP
@@ -199,7 +200,7 @@ template <int N> __global__ void __launch_bounds__(FEW_THREADS, 2) matrix_few(co
         __syncthreads();
         if (warp < (N + OPERAND_WARP - 1) / OPERAND_WARP) { /* eight lanes a row of x, four values a lane */
             const int r = warp * OPERAND_WARP + lane / 8;
-            const bool writes = r < N && r0 + r < p.n_rows;
+            const bool writes = r < N && r0 + r < n_rows;
             struct quad values = {{0.0f, 0.0f, 0.0f, 0.0f}};
             if (writes)
                 values = quad_load(tile + r * LAYOUT_ROWS, lane % 8 * OPERAND_QUAD, LAYOUT_ROWS);

@@ -81,6 +81,12 @@ static __device__ __forceinline__ float matrix_mac(const struct weights_factors 
     return acc;
 }
 
+/* Rows of x that there are; the others are padding. */
+static __device__ __forceinline__ int matrix_rows(const struct device_product &p)
+{
+    return p.live == NULL ? p.n_rows : *p.live;
+}
+
 static __device__ __forceinline__ float matrix_activate(int act, float x)
 {
     return act == DEVICE_SILU ? num_silu(x) : num_gelu_tanh(x);

@@ -266,7 +266,8 @@ __global__ void __launch_bounds__(MANY_THREADS, 2) matrix_many(const struct devi
     DYNAMIC_SHARED(shared);
     constexpr int mine = MANY_ROWS * LAYOUT_ROWS / MANY_THREADS; /* elements of a thread: output lane of rows warp, warp + 8, ... of x */
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, r0 = (int)blockIdx.x * MANY_ROWS;
-    const int per_block = p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.m.pair ? 2 : 1;
+    const int n_rows = matrix_rows(p);
+    const int per_block = r0 >= n_rows ? 0 : p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.m.pair ? 2 : 1;
     const float *chains = (const float *)shared;
     float kept[mine]; /* PAIR: gate, then the activated product; SCORES: the maximum so far */
     DEVICE_UNROLL
@@ -279,7 +280,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2) matrix_many(const struct devi
         if (stripe * LAYOUT_ROWS >= p.m.n_rows && p.epilogue == EPILOGUE_SCORES)
             break;
         const struct matrix_stripe s = matrix_stripe_of(p.m, stripe);
-        struct many_dots dots = {p.x, s.w, s.idx, r0, p.n_rows, warp, lane, shared};
+        struct many_dots dots = {p.x, s.w, s.idx, r0, n_rows, warp, lane, shared};
         weights_switch(s.type, dots);
         __syncthreads();
         DEVICE_UNROLL
@@ -292,7 +293,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2) matrix_many(const struct devi
             const float x = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
             if (p.epilogue == EPILOGUE_PAIR) {
                 kept[k] = i == 0 ? x : matrix_activate(p.act, kept[k]) * x;
-            } else if (r0 + r < p.n_rows && lane < s.n) {
+            } else if (r0 + r < n_rows && lane < s.n) {
                 const float y = matrix_put(p, r0 + r, s.first_out + lane, x);
                 kept[k] = y > kept[k] ? y : kept[k];
                 finite = finite && y - y == 0.0f;
@@ -308,7 +309,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2) matrix_many(const struct devi
         __syncthreads();
         const int r = warp * OPERAND_WARP + lane / 8; /* eight lanes a row of x, four values a lane */
         const struct quad values = quad_load(tile + r * LAYOUT_ROWS, lane % 8 * OPERAND_QUAD, LAYOUT_ROWS);
-        operand_put(p.to, p.needs, r0 + r, r0 + r < p.n_rows ? (int)blockIdx.y : p.to.n_blocks, values, p.fault);
+        operand_put(p.to, p.needs, r0 + r, r0 + r < n_rows ? (int)blockIdx.y : p.to.n_blocks, values, p.fault);
     } else if (p.epilogue == EPILOGUE_SCORES) {
         DEVICE_UNROLL
         for (int k = 0; k < mine; k++) {
@@ -317,7 +318,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2) matrix_many(const struct devi
                 kept[k] = other > kept[k] ? other : kept[k];
             }
             const int r = r0 + warp + k * (MANY_THREADS / 32);
-            if (lane == 0 && r < p.n_rows)
+            if (lane == 0 && r < n_rows)
                 p.most[(size_t)r * gridDim.y + blockIdx.y] = kept[k];
         }
         if (!finite)

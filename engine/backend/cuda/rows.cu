@@ -5,13 +5,12 @@
  * sums for itself, so that no thread waits for the factor. Rows longer than what is staged go through it piece by piece.
  *
  *   launch         grid                       shared
- *   launch_norm    n_rows                     256 B + 4 B a value, at most 32 KiB
- *   launch_post    the same
+ *   launch_norm    n_rows                     256 B + 4 B a value, at most 32 KiB; launch_post and launch_post_norm the same
  *   launch_embed   n_rows, n_blocks / 8       -
  *   launch_angles  n_rows * n / 256           -
  *   launch_quantise n_rows, n_blocks / 32     -
  *
- * A row that `rows` numbers below 0 is padding: nothing is read or written for it. */
+ * A row from *live on, or that `rows` numbers below 0, is padding: nothing is read or written for it. */
 #include <assert.h>
 
 #include "engine/backend/cuda/operand.cuh"
@@ -20,6 +19,11 @@
 #define THREADS 256
 #define WARPS (THREADS / 32)
 #define STAGED 8192 /* values; a multiple of 64, lest a chain change its thread */
+
+static __device__ __forceinline__ bool is_live(const int32_t *live)
+{
+    return live == NULL || (int)blockIdx.x < *live;
+}
 
 /* The factor of the RMS norm of a row, for all threads. Of a row of no more than STAGED values, `staged` holds the values from then on. */
 static __device__ __forceinline__ float row_factor(const float *x, int n, float eps, float *staged, float *sums)
@@ -46,42 +50,60 @@ static __device__ __forceinline__ float row_factor(const float *x, int n, float 
     return 1.0f / sqrtf(fold64(sums[lane], sums[lane + 32]) / (float)n + eps);
 }
 
-/* to[r] = operand((x * factor) * w) of row rows[r]. */
-__global__ void __launch_bounds__(THREADS)
-rows_norm(const float *x, int ld, const int32_t *rows, const float *w, float eps, struct device_operand to, int needs, int *fault)
+/* x += (t * factor) * w, of the block's row. */
+static __device__ __forceinline__ void add_post(const struct device_post &p, float *staged, float *sums)
 {
-    DYNAMIC_SHARED(shared);
-    SHARED(float, sums, 64);
-    float *staged = (float *)shared;
-    const int r = (int)blockIdx.x, from = rows == NULL ? r : rows[r], n = to.n_cols;
-    if (from >= 0) {
-        const float *row = x + (size_t)from * (size_t)ld;
-        const float factor = row_factor(row, n, eps, staged, sums);
-        const float *again = n <= STAGED ? staged : row;
-        const int part = (int)threadIdx.x % 8;
-        for (int b = (int)threadIdx.x / 32 * OPERAND_WARP; b < to.n_blocks; b += WARPS * OPERAND_WARP) {
-            const int block = b + (int)threadIdx.x % 32 / 8, i = block * DEVICE_BLOCK + part * OPERAND_QUAD;
-            struct quad v = quad_load(again, i, n);
-            const struct quad weight = quad_load(w, i, n);
-            for (int k = 0; k < OPERAND_QUAD; k++)
-                v.v[k] = (v.v[k] * factor) * weight.v[k];
-            operand_put(to, needs, r, block, v, fault);
-        }
+    const float *row = p.t + (size_t)blockIdx.x * (size_t)p.ldt;
+    float *out = p.x + (size_t)blockIdx.x * (size_t)p.ldx;
+    const float factor = row_factor(row, p.n, p.eps, staged, sums);
+    const float *again = p.n <= STAGED ? staged : row;
+    for (int i = (int)threadIdx.x; i < p.n; i += THREADS)
+        out[i] += (again[i] * factor) * p.w[i];
+}
+
+/* operand((x * factor) * w) of row `from` of x. */
+static __device__ __forceinline__ void put_norm(const struct device_norm &p, int from, float *staged, float *sums)
+{
+    const float *row = p.x + (size_t)from * (size_t)p.ld;
+    const int n = p.to.n_cols, part = (int)threadIdx.x % 8;
+    const float factor = row_factor(row, n, p.eps, staged, sums);
+    const float *again = n <= STAGED ? staged : row;
+    for (int b = (int)threadIdx.x / 32 * OPERAND_WARP; b < p.to.n_blocks; b += WARPS * OPERAND_WARP) {
+        const int block = b + (int)threadIdx.x % 32 / 8, i = block * DEVICE_BLOCK + part * OPERAND_QUAD;
+        struct quad v = quad_load(again, i, n);
+        const struct quad weight = quad_load(p.w, i, n);
+        for (int k = 0; k < OPERAND_QUAD; k++)
+            v.v[k] = (v.v[k] * factor) * weight.v[k];
+        operand_put(p.to, p.needs, (int)blockIdx.x, block, v, p.fault);
     }
 }
 
-/* x[r] += (t[r] * factor) * w. */
-__global__ void __launch_bounds__(THREADS) rows_post(const float *t, int ldt, const float *w, int n, float eps, float *x, int ldx)
+__global__ void __launch_bounds__(THREADS) rows_norm(struct device_norm p)
 {
     DYNAMIC_SHARED(shared);
     SHARED(float, sums, 64);
-    float *staged = (float *)shared;
-    const float *row = t + (size_t)blockIdx.x * (size_t)ldt;
-    float *out = x + (size_t)blockIdx.x * (size_t)ldx;
-    const float factor = row_factor(row, n, eps, staged, sums);
-    const float *again = n <= STAGED ? staged : row;
-    for (int i = (int)threadIdx.x; i < n; i += THREADS)
-        out[i] += (again[i] * factor) * w[i];
+    const int from = !is_live(p.live) ? -1 : p.rows == NULL ? (int)blockIdx.x : p.rows[blockIdx.x];
+    if (from >= 0)
+        put_norm(p, from, (float *)shared, sums);
+}
+
+__global__ void __launch_bounds__(THREADS) rows_post(struct device_post p)
+{
+    DYNAMIC_SHARED(shared);
+    SHARED(float, sums, 64);
+    if (is_live(p.live))
+        add_post(p, (float *)shared, sums);
+}
+
+__global__ void __launch_bounds__(THREADS) rows_post_norm(struct device_post post, struct device_norm p)
+{
+    DYNAMIC_SHARED(shared);
+    SHARED(float, sums, 64);
+    if (is_live(p.live)) {
+        add_post(post, (float *)shared, sums);
+        __syncthreads(); /* x is there for all, and nobody needs what is staged any more */
+        put_norm(p, (int)blockIdx.x, (float *)shared, sums);
+    }
 }
 
 /* A warp has 4 blocks of a row. */
@@ -106,10 +128,10 @@ __global__ void __launch_bounds__(THREADS) rows_angles(const double *freq, int n
 
 /* x[r] = row token[r] of a tensor, times scale; a thread has 4 values. */
 __global__ void __launch_bounds__(THREADS)
-rows_embed(struct device_part part, int n_cols, int n_blocks, const int32_t *token, float scale, float *x, int ld)
+rows_embed(struct device_part part, int n_cols, int n_blocks, const int32_t *token, const int32_t *live, float scale, float *x, int ld)
 {
     const int r = (int)blockIdx.x, at = (int)(blockIdx.y * THREADS + threadIdx.x), block = at / 8, i = at % 8;
-    if (block < n_blocks) {
+    if (block < n_blocks && is_live(live)) {
         float v[OPERAND_QUAD];
         float *out = x + (size_t)r * (size_t)ld;
         weights_four(part, n_blocks, token[r], block, i, v);
@@ -134,27 +156,46 @@ static size_t staged_bytes(int n)
     return sizeof(float) * (size_t)(n < STAGED ? (n + OPERAND_QUAD - 1) / OPERAND_QUAD * OPERAND_QUAD : STAGED);
 }
 
-extern "C" cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, float scale, float *x, int ld,
-                                    cudaStream_t stream)
+extern "C" cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, const int32_t *live, float scale, float *x,
+                                    int ld, cudaStream_t stream)
 {
     assert(m->n_parts == 1 && n_rows > 0 && ld >= m->n_cols);
     const dim3 grid((unsigned)n_rows, blocks_for(m->n_blocks * 8, THREADS));
-    LAUNCH(rows_embed, grid, dim3(THREADS), 0, stream, m->parts[0], m->n_cols, m->n_blocks, token, scale, x, ld);
+    LAUNCH(rows_embed, grid, dim3(THREADS), 0, stream, m->parts[0], m->n_cols, m->n_blocks, token, live, scale, x, ld);
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t launch_norm(const float *x, int ld, const int32_t *rows, int n_rows, const float *w, float eps,
-                                   const struct device_operand *to, int needs, int *fault, cudaStream_t stream)
+static void check_norm(const struct device_norm *p)
 {
-    assert(n_rows > 0 && ld >= to->n_cols && ld % OPERAND_QUAD == 0);
-    LAUNCH(rows_norm, dim3((unsigned)n_rows), dim3(THREADS), staged_bytes(to->n_cols), stream, x, ld, rows, w, eps, *to, needs, fault);
+    assert(p->n_rows > 0 && p->ld >= p->to.n_cols && p->ld % OPERAND_QUAD == 0);
+}
+
+static void check_post(const struct device_post *p)
+{
+    assert(p->n_rows > 0 && p->ldt >= p->n && p->ldx >= p->n && p->ldt % OPERAND_QUAD == 0);
+}
+
+extern "C" cudaError_t launch_norm(const struct device_norm *p, cudaStream_t stream)
+{
+    check_norm(p);
+    LAUNCH(rows_norm, dim3((unsigned)p->n_rows), dim3(THREADS), staged_bytes(p->to.n_cols), stream, *p);
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t launch_post(const float *t, int ldt, int n_rows, const float *w, int n, float eps, float *x, int ldx, cudaStream_t stream)
+extern "C" cudaError_t launch_post(const struct device_post *p, cudaStream_t stream)
 {
-    assert(n_rows > 0 && ldt >= n && ldx >= n && ldt % OPERAND_QUAD == 0);
-    LAUNCH(rows_post, dim3((unsigned)n_rows), dim3(THREADS), staged_bytes(n), stream, t, ldt, w, n, eps, x, ldx);
+    check_post(p);
+    LAUNCH(rows_post, dim3((unsigned)p->n_rows), dim3(THREADS), staged_bytes(p->n), stream, *p);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t launch_post_norm(const struct device_post *post, const struct device_norm *p, cudaStream_t stream)
+{
+    check_post(post);
+    check_norm(p);
+    assert(post->x == p->x && post->ldx == p->ld && post->n == p->to.n_cols && post->n_rows == p->n_rows && post->live == p->live);
+    assert(p->rows == NULL);
+    LAUNCH(rows_post_norm, dim3((unsigned)p->n_rows), dim3(THREADS), staged_bytes(p->to.n_cols), stream, *post, *p);
     return cudaGetLastError();
 }
 

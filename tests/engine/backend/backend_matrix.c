@@ -142,7 +142,7 @@ void rig_open(struct rig *rig, const struct spec *s, const struct probe *probe, 
 {
     struct err err;
     struct backend_shape shape = {N_LAYERS, s->d_model, s->d_ff,    s->n_head, s->n_kv, s->head_dim, s->n_vocab, s->rope_dims,
-                                  s->neox,  MAX_ROWS,   MAX_OUT,    N_PAGES,   n_threads, device};
+                                  s->neox,  MAX_ROWS,   MAX_OUT,    N_PAGES,   n_threads, device, 0};
     const struct backend_ops *ops = probe->ops;
     rig->spec = *s;
     rig->probe = probe;

@@ -105,7 +105,7 @@ static void nothing(void *arg)
 static void assert_canonical_dot(const char *device, enum tensor_type type, int pattern)
 {
     const int n_cols = 768, n_rows = 128;
-    struct backend_shape shape = {1, n_cols, 64, 2, 1, 32, 64, 32, false, 1, 1, 1, 1, device};
+    struct backend_shape shape = {1, n_cols, 64, 2, 1, 32, 64, 32, false, 1, 1, 1, 1, device, 0};
     struct backend *be = NULL;
     struct matrix *m = NULL;
     struct vector *w = NULL;
@@ -165,7 +165,7 @@ static void test_a_product_is_the_canonical_dot(void **state)
 /* A matrix of 37 + 34 + 1 outputs over n_cols inputs, times the first n_rows rows, which are always the same; out is [n_rows][SHAPE_OUTPUTS]. */
 static void multiply(const char *device, enum tensor_type type, int n_cols, const int *n_rows, int n_steps, float (*out)[SHAPE_ROWS][SHAPE_OUTPUTS])
 {
-    struct backend_shape shape = {1, n_cols, 64, 1, 1, 24, 64, 24, false, SHAPE_ROWS, 1, 1, 2, device};
+    struct backend_shape shape = {1, n_cols, 64, 1, 1, 24, 64, 24, false, SHAPE_ROWS, 1, 1, 2, device, 0};
     struct backend *be = NULL;
     struct matrix *m = NULL;
     struct err err;
@@ -233,7 +233,7 @@ static void test_odd_shapes_give_the_same_bits_everywhere(void **state)
 static void score_widely(const char *device, int n_rows, float *out)
 {
     enum { N_COLS = 32 };
-    struct backend_shape shape = {1, N_COLS, 32, 1, 1, 24, WIDE_VOCAB, 24, false, WIDE_ROWS + 1, WIDE_ROWS + 1, 1, 2, device};
+    struct backend_shape shape = {1, N_COLS, 32, 1, 1, 24, WIDE_VOCAB, 24, false, WIDE_ROWS + 1, WIDE_ROWS + 1, 1, 2, device, 0};
     struct backend *be = NULL;
     struct scores scores;
     struct err err;
@@ -375,7 +375,7 @@ static void test_sealed_weights_cannot_be_written(void **state)
 static void test_an_unknown_device_is_refused_with_a_sentence(void **state)
 {
     (void)state;
-    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu:mmx"};
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu:mmx", 0};
     struct backend *be = NULL;
     struct err err;
     assert_int_equal(backend_cpu.open(&shape, &be, &err), -1);
@@ -389,7 +389,7 @@ static void test_an_unknown_device_is_refused_with_a_sentence(void **state)
 static void test_the_kernels_of_this_processor_run(void **state)
 {
     (void)state;
-    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu"};
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu", 0};
     struct backend *be = NULL;
     struct err err;
     assert_true(device_runs(DEVICE_THAT_MUST_RUN));
@@ -402,7 +402,7 @@ static void test_the_kernels_of_this_processor_run(void **state)
 static void test_a_malformed_tensor_is_refused(void **state)
 {
     (void)state;
-    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu"};
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, "cpu", 0};
     struct backend *be = NULL;
     struct matrix *m = NULL;
     struct err err;

@@ -25,7 +25,7 @@ static void test_rope_tables_are_the_canonical_cosines_and_sines(void **state)
     for (int r = 0; r < N; r++)
         pos[r] = (1 << r) - r % 2;
     for (size_t d = 0; d < N_DEVICES; d++) {
-        struct backend_shape shape = {1, 32, 32, 1, 1, DIMS, 32, DIMS, false, N, 1, 1, 2, devices[d]};
+        struct backend_shape shape = {1, 32, 32, 1, 1, DIMS, 32, DIMS, false, N, 1, 1, 2, devices[d], 0};
         struct batch b = {N, zeros, pos, zeros, 1, pages, 0, zeros};
         struct backend *be = NULL;
         struct err err;
@@ -56,7 +56,7 @@ static void test_activations_are_canonical_for_all_magnitudes(void **state)
         ups[i] = 1.0f;
     }
     for (size_t d = 0; d < N_DEVICES; d++) {
-        struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, devices[d]};
+        struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, devices[d], 0};
         struct backend *be = NULL;
         struct err err;
         if (!device_runs(devices[d]))
