@@ -100,6 +100,13 @@ profile: $(BUILD)/bench/profile
 	@[ -n "$(MODEL)" ] || { echo 'make profile MODEL=file.gguf; scripts/get-model fetches one' >&2; exit 1; }
 	$(BUILD)/bench/profile $(PROFILE) $(MODEL)
 
+# What a step should cost on GPUs that nobody has run it on: a model, from counts of nvcc's PTX (make paper-counts, cuda.mk) and devices' constants.
+paper:
+	@python3 bench/paper.py
+paper-docs:
+	python3 bench/paper.py --write
+.PHONY: paper paper-docs
+
 test: tests
 	scripts/run-tests $(BUILD)/tests
 
@@ -148,6 +155,7 @@ help:
 	@echo 'make fuzzers      BUILD=build/fuzz CC=clang SAN=-fsanitize=fuzzer-no-link,address,undefined KERNEL_SAN=-fno-sanitize=all'
 	@echo 'make bench-tools  the programs that scripts/bench measures with'
 	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
+	@echo 'make paper        expected times on GPUs, from counts and constants; paper-docs writes docs/paper.md, paper-counts (nvcc) counts again'
 	@echo 'make check-cuda   the CUDA backend on an emulated device: its kernels by g++, no GPU needed'
 	@echo 'make check-ptx    the same tests with what nvcc makes of the kernels, in an interpreter of PTX; no GPU needed'
 	@echo 'make build/cuda-emulated/nextd   the daemon on that device: EMULATOR_* in tests/cuda/emulator/emulator.h'
