@@ -138,7 +138,7 @@ check-full:
 
 install: $(BUILD)/nextd
 	install -D -m 755 $(BUILD)/nextd $(DESTDIR)$(PREFIX)/bin/nextd
-	install -D -m 644 config/nextd.conf $(DESTDIR)$(PREFIX)/share/nextd/nextd.conf
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/nextd config/nextd.conf config/nextd-cuda.conf
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system config/nextd.service config/nextd.socket
 	sed -i 's|/usr/local/bin/nextd|$(PREFIX)/bin/nextd|' $(DESTDIR)$(PREFIX)/lib/systemd/system/nextd.service
 
@@ -163,6 +163,6 @@ help:
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'
 	@echo 'make clean'
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)
 .PHONY: all tests test neon-tests bench-tools profile asan tsan fuzzers check check-full install clean help
 .SECONDARY:

@@ -1,7 +1,7 @@
 # cuda.mk: the CUDA compiler, and what it makes of engine/backend/cuda/*.cu. Included by the Makefile; without nvcc all of it stays empty.
 #
-# nvcc is taken from CUDA_HOME, PATH, or where scripts/get-cuda put it. A toolkit keeps its libraries in lib64, lib or targets/<arch>/lib, by how it
-# was packed; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself.
+# nvcc is taken from CUDA_HOME, PATH, or where scripts/get-cuda put it. A toolkit keeps its libraries in lib64, lib, targets/<arch>/lib or, Debian's,
+# lib/<arch>-linux-gnu; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself. Debian's does not know it: it lies in /usr.
 
 # A cross build has no use for this machine's toolkit.
 ifeq ($(ARCH) $(origin NVCC),$(shell uname -m) undefined)
@@ -11,8 +11,9 @@ endif
 
 CUDA_SRC := $(wildcard engine/backend/cuda/*.cu)
 ifneq ($(NVCC),)
-CUDA_TOP   := $(realpath $(shell $(NVCC) --dryrun none.cu 2>&1 | sed -n 's/^\#$$ TOP=//p'))
-CUDA_LIB   := $(patsubst %/,%,$(dir $(firstword $(wildcard $(foreach d,lib64 lib targets/$(ARCH)-linux/lib,$(CUDA_TOP)/$(d)/libcudart_static.a)))))
+CUDA_TOP   := $(realpath $(or $(shell $(NVCC) --dryrun none.cu 2>&1 | sed -n 's/^\#$$ TOP=//p'),$(dir $(NVCC))..))
+CUDA_LIB   := $(patsubst %/,%,$(dir $(firstword $(wildcard $(foreach d,lib64 lib targets/$(ARCH)-linux/lib lib/$(ARCH)-linux-gnu, \
+                $(CUDA_TOP)/$(d)/libcudart_static.a)))))
 CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 90 100 120)
 # What a program that holds kernels is compiled and linked with. The runtime is static: the program starts where there is no driver.
 CUDA_CPPFLAGS := -isystem $(CUDA_TOP)/include

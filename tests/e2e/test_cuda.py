@@ -7,11 +7,12 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from daemon import EMULATED, SMOLLM2, TOY, Daemon, nextd
+from daemon import EMULATED, ROOT, SMOLLM2, TOY, Daemon, nextd
 from test_load import WORDS, at_once, one_by_one, same
 from test_load import request as load_request
 
@@ -71,6 +72,14 @@ def ask_stream(daemon, body):
                             list(zip(e.logprobs.tokens, e.logprobs.token_logprobs, e.logprobs.top_logprobs)) if e.logprobs else [])
             finish.append(e.finish_reason)
     return {i: ("".join(t), sum(p, []), [f for f in finish if f]) for i, (t, p, finish) in choices.items()}
+
+
+def test_the_build_knows_gpus_and_one_without_a_compiler_says_so_once():
+    said = nextd("complete", "-m", TOY, "-p", "x", "--device", "cuda:99").stderr.decode()
+    assert "cuda:99" in said and "this build has" not in said  # scripts/get-cuda
+    command = ["make", "-n", "NVCC=", "BUILD=build/cpu-alone", "build/cpu-alone/nextd"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert plan.count("nextd is built for the CPU alone") == 1 and "cudart" not in plan and "-o build/cpu-alone/nextd" in plan
 
 
 def test_it_says_where_it_computes(gpu):
