@@ -219,6 +219,7 @@ struct engine_stats {
     uint64_t prompt_tokens, generation_tokens; /* computed, since open */
     uint64_t prefix_queries, prefix_hits;      /* tokens */
     uint64_t preemptions, steps;
+    uint64_t rows_fetched;  /* of scores, that a device handed over whole because it could not draw from them, or was not asked to */
     uint64_t paused;        /* sequences, at present */
     uint64_t last_step_ms;  /* CLOCK_MONOTONIC of the end of the last step, for the watchdog; 0: none yet */
     bool idle;              /* nothing to compute */

@@ -41,8 +41,8 @@ struct runner {
     int (*next_scores)(void *ctx, const struct batch *batch, struct scores *scores, struct err *err);
     /* Where the device draws; both NULL where the host does. launch() enqueues a step and a draw for each wanted row, and returns; n_out is at most
      * max_draws, and at most two steps are launched and not landed. A slot keeps what the last launch drew into it; one that was not decided makes
-     * its row compute with token 0. land() waits for the oldest launched step: drawn_out[n_out], and scores whose rows come to the host when asked
-     * for, valid until the second launch after their own. forward() is for when all has landed. Both fail as forward() does. */
+     * its row compute with token 0. land() waits for the oldest launched step: drawn_out[n_out], and the scores of those rows that were not decided,
+     * the only ones that may be asked for, valid until the next land. forward() is for when all has landed. Both fail as forward() does. */
     int (*launch)(void *ctx, const struct batch *batch, const struct draw *draws, struct err *err);
     int (*land)(void *ctx, struct drawn *drawn_out, struct scores *scores_out, struct err *err);
     int max_draws;

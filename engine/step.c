@@ -350,6 +350,7 @@ static void update_figures(struct engine *e)
     stats->preemptions = f.preemptions;
     stats->prefix_queries = f.prefix_queries;
     stats->prefix_hits = f.prefix_hits;
+    stats->rows_fetched = e->runner.rows_fetched != NULL ? e->runner.rows_fetched(e->runner.ctx) : 0;
     stats->n_pages = kvpool_n_pages(e->pool);
     stats->n_pages_used = kvpool_n_held(e->pool);
     stats->n_pages_cached = kvpool_n_cached(e->pool);

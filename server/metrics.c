@@ -129,6 +129,8 @@ static void metrics_print_engine(const struct metrics_printer *p, const struct e
     metrics_one(p, "generation_tokens_total", "counter", "Tokens drawn.", (double)s->generation_tokens);
     metrics_one(p, "num_preemptions_total", "counter", "Sequences that gave up their pages, to be computed again later.", (double)s->preemptions);
     metrics_one(p, "engine_steps_total", "counter", "Forward passes.", (double)s->steps);
+    metrics_one(p, "engine_score_rows_fetched_total", "counter", "Rows of scores that the GPU handed over whole, for the host to draw from.",
+                (double)s->rows_fetched);
     metrics_one(p, "engine_faulted", "gauge", "1 when the engine has failed.", s->faulted ? 1 : 0);
 }
 

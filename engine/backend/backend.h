@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "engine/batch.h"
+#include "engine/draw.h"
 #include "engine/err.h"
 #include "engine/numerics/quant.h" /* enum tensor_type */
 #include "engine/runner.h"
@@ -137,6 +138,11 @@ struct backend_ops {
     void (*vocab)(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n);
     /* Waits for all of it. scores_out, of the last vocab, stays valid until the next vocab or begin. */
     int (*sync)(struct backend *be, struct scores *scores_out, struct err *err);
+    /* In the place of sync, where the backend draws by itself (all three NULL where not): draws from row i of S what draws[i] says, 0 <= i < n, n
+     * that of the last vocab or 0; then land, once for each draw, oldest first, at most two draws behind. See runner.h. */
+    void (*draw)(struct backend *be, const struct draw *draws, int n);
+    int (*land)(struct backend *be, struct drawn *drawn_out, struct scores *scores_out, struct err *err);
+    uint64_t (*rows_fetched)(const struct backend *be);
     /* Copies positions 0 .. n_pos-1 of page src to page dst in every layer. Between steps. */
     void (*copy_page)(struct backend *be, int dst, int src, int n_pos);
     /* Lends the backend's threads of the host, after sync: runner.h's share(). */

@@ -61,13 +61,27 @@ int forward_capture(struct transformer *t, struct err *err)
     return 0;
 }
 
-int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err)
+static void begin_and_layers(struct transformer *t, const struct batch *batch)
 {
     const double *const freq[ROPE_TABLES] = {t->rope[0].freq, t->rope[1].freq};
     t->ops->begin(t->be, batch, freq, t->hp.n_tables);
     if (t->ops->replay == NULL || !t->ops->replay(t->be))
         embed_and_layers(t);
+}
+
+int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err)
+{
+    begin_and_layers(t, batch);
     return project_scores(t, batch, 0, scores_out, err);
+}
+
+void forward_launch(struct transformer *t, const struct batch *batch, const struct draw *draws)
+{
+    assert(batch->n_out <= t->max_scores);
+    begin_and_layers(t, batch);
+    if (batch->n_out > 0)
+        t->ops->vocab(t->be, t->output, t->out_norm, t->hp.norm_eps, 0, batch->n_out);
+    t->ops->draw(t->be, draws, batch->n_out);
 }
 
 int forward_next_scores(struct transformer *t, const struct batch *batch, struct scores *scores, struct err *err)

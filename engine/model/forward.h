@@ -40,5 +40,7 @@ int forward_capture(struct transformer *t, struct err *err);
 /* One step, and the scores of its next wanted rows; the contracts are runner.h's. */
 int forward(struct transformer *t, const struct batch *batch, struct scores *scores_out, struct err *err);
 int forward_next_scores(struct transformer *t, const struct batch *batch, struct scores *scores, struct err *err);
+/* The same step, its wanted rows drawn by the backend; batch->n_out <= max_scores. The backend's land() tells what came of it. */
+void forward_launch(struct transformer *t, const struct batch *batch, const struct draw *draws);
 
 #endif

@@ -262,6 +262,27 @@ static int run_next_scores(void *ctx, const struct batch *batch, struct scores *
     return forward_next_scores(&((struct model *)ctx)->t, batch, scores, err);
 }
 
+static int run_launch(void *ctx, const struct batch *batch, const struct draw *draws, struct err *err)
+{
+    const struct model *m = ctx;
+    (void)err; /* land says what was lost */
+    assert(batch->n_rows >= 1 && batch->n_rows <= m->max_rows);
+    forward_launch(&((struct model *)ctx)->t, batch, draws);
+    return 0;
+}
+
+static int run_land(void *ctx, struct drawn *drawn_out, struct scores *scores_out, struct err *err)
+{
+    const struct model *m = ctx;
+    return m->t.ops->land(m->t.be, drawn_out, scores_out, err);
+}
+
+static uint64_t run_rows_fetched(void *ctx)
+{
+    const struct model *m = ctx;
+    return m->t.ops->rows_fetched(m->t.be);
+}
+
 static void run_copy_page(void *ctx, int dst, int src, int n_pos)
 {
     const struct model *m = ctx;
@@ -277,6 +298,7 @@ static void run_share(void *ctx, int n, void (*fn)(void *arg, int i), void *arg)
 struct runner model_runner(struct model *m)
 {
     assert(m->loaded);
+    const bool draws = m->t.ops->draw != NULL;
     return (struct runner){
         .ctx = m,
         .n_vocab = m->info.n_vocab,
@@ -287,6 +309,10 @@ struct runner model_runner(struct model *m)
         .n_threads = m->n_threads,
         .forward = run_forward,
         .next_scores = run_next_scores,
+        .launch = draws ? run_launch : NULL,
+        .land = draws ? run_land : NULL,
+        .max_draws = draws ? m->t.max_scores : 0,
+        .rows_fetched = draws ? run_rows_fetched : NULL,
         .copy_page = run_copy_page,
         .share = run_share,
     };

@@ -236,7 +236,7 @@ static void test_memory_that_cannot_be_had_is_said_and_nothing_is_left(void **st
         assert_non_null(strstr(err.msg, "cuda:0"));
         n_failed++;
     }
-    assert_int_equal(n_failed, 10); /* work, pages, two for inputs, three for results, weights, two for them */
+    assert_int_equal(n_failed, 16); /* work, pages, two for inputs, three for results, six for draws, weights, two for them */
 }
 
 static void test_a_device_that_will_not_do_is_refused_with_its_version(void **state)

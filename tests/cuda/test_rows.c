@@ -336,7 +336,7 @@ static void fill_tensor(int type, uint8_t *rows, size_t n_bytes)
 static void compare_embed(int type, int n_cols, float scale)
 {
     enum { N_ROWS = 6, N_VOCAB = 70, N_LIVE = 5 }; /* the last row is padding */
-    static const int32_t tokens[N_ROWS] = {69, 0, 31, 32, 37, 1 << 30}, n_live = N_LIVE;
+    static const int32_t tokens[N_ROWS] = {69, ~2, 31, ~0, 37, 1 << 30}, slots[3] = {32, 5, -1}, ids[N_LIVE] = {69, 0, 31, 32, 37}, n_live = N_LIVE;
     const int ld = padded(n_cols) + 32;
     const size_t row_bytes = quant_row_bytes(type, n_cols), stripe = repack_stripe_bytes(type, n_cols), n_out = (size_t)(N_ROWS * ld);
     uint8_t *rows = host_new(N_VOCAB * row_bytes), *packed = host_new(repack_bytes(type, N_VOCAB, n_cols));
@@ -354,12 +354,13 @@ static void compare_embed(int type, int n_cols, float scale)
     m.parts[0].n_rows = N_VOCAB;
     m.parts[0].w = device_copy_of(packed, repack_bytes(type, N_VOCAB, n_cols));
     int32_t *on_tokens = device_copy_of(tokens, sizeof tokens), *live = device_copy_of(&n_live, sizeof n_live);
+    int32_t *on_slots = device_copy_of(slots, sizeof slots);
     float *x = device_copy_of(want, n_out * sizeof *want); /* what lies beyond the columns stays */
-    must(launch_embed(&m, on_tokens, N_ROWS, live, scale, x, ld, 0));
+    must(launch_embed(&m, on_tokens, on_slots, N_ROWS, live, scale, x, ld, 0));
     must(cudaDeviceSynchronize());
     device_read(got, x, n_out * sizeof *got);
     for (int r = 0; r < N_LIVE; r++) {
-        quant_dequantise_row(type, rows + (size_t)tokens[r] * row_bytes, n_cols, want + r * ld);
+        quant_dequantise_row(type, rows + (size_t)ids[r] * row_bytes, n_cols, want + r * ld);
         for (int i = 0; i < n_cols && scale != 1.0f; i++)
             want[r * ld + i] *= scale;
     }
@@ -367,6 +368,7 @@ static void compare_embed(int type, int n_cols, float scale)
         fail_msg("type %d, %d columns, scale %g: embedding differs", type, n_cols, (double)scale);
     must(cudaFree((void *)m.parts[0].w));
     must(cudaFree(on_tokens));
+    must(cudaFree(on_slots));
     must(cudaFree(live));
     must(cudaFree(x));
     free(rows);

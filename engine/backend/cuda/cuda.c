@@ -16,6 +16,7 @@
 
 #define FILL_BYTES ((size_t)8 << 20) /* of each pinned buffer of weights, where a stripe is not larger */
 #define BLOCKS_OF_SM 8               /* small ones that run at once on a multiprocessor, about */
+#define MAX_EDITS ((size_t)1 << 16)  /* of logits, in a step; a row whose edits find no room is drawn by the host */
 #define CAPABILITY_MAJOR 8           /* int8 mma of 16x8x32 and cp.async */
 
 _Static_assert(DEVICE_BLOCK == QUANT_BLOCK && DEVICE_SLOTS == QUANT_SLOTS && DEVICE_PAGE == KV_PAGE && DEVICE_SCORES == SCORES_BLOCK,
@@ -209,6 +210,24 @@ static void carve_rows(struct carver *w, struct device_rows *r, int n_cols, int 
     r->p = carve(w, (size_t)r->ld * (size_t)max_rows, sizeof *r->p);
 }
 
+static void carve_draws(struct cuda *c, struct carver *w)
+{
+    size_t out = (size_t)c->shape.max_scores, scores = out * c->scores_ld, blocks = out * (size_t)c->n_score_blocks;
+    struct device_draws *d = &c->draw;
+    d->changed = carve(w, scores, sizeof *d->changed);
+    d->changed_most = carve(w, blocks, sizeof *d->changed_most);
+    d->touched = carve(w, blocks, sizeof *d->touched);
+    d->raw_sums = carve(w, blocks, sizeof *d->raw_sums);
+    d->sums = carve(w, blocks, sizeof *d->sums);
+    d->drawn = carve(w, out, sizeof *d->drawn);
+    d->slots = carve(w, FLIGHTS * out, sizeof *d->slots);
+    c->draws = carve(w, c->draw_bytes, 1);
+    for (int i = 0; i < FLIGHTS; i++) {
+        c->flights[i].scores = carve(w, scores, sizeof *c->flights[i].scores);
+        c->flights[i].block_max = carve(w, blocks, sizeof *c->flights[i].block_max);
+    }
+}
+
 /* Called twice: to count, then to place. */
 static void carve_all(struct cuda *c, struct carver *w)
 {
@@ -231,6 +250,7 @@ static void carve_all(struct cuda *c, struct carver *w)
     for (int i = 0; i < ROPE_TABLES; i++)
         c->cs[i] = carve(w, rows * (size_t)s->rope_dims + 1, sizeof *c->cs[i]);
     c->fault = carve(w, 1, sizeof *c->fault);
+    carve_draws(c, w);
     c->inputs = carve(w, c->input_bytes, 1);
 }
 
@@ -241,6 +261,8 @@ static void size_from_shape(struct cuda *c)
     c->scores_ld = cuda_round_up((size_t)s->n_vocab, QUANT_BLOCK);
     c->kv = (struct device_kv){.n_layers = s->n_layers, .n_kv = s->n_kv, .head_dim = s->head_dim, .head_pad = round_up_int(s->head_dim, 8)};
     c->kv.head_elems = (size_t)2 * KV_PAGE * (size_t)c->kv.head_pad;
+    c->edits_at = cuda_round_up((size_t)s->max_scores * sizeof(struct device_draw), CUDA_ALIGN);
+    c->draw_bytes = c->edits_at + MAX_EDITS * sizeof(struct device_edit);
     cuda_size_inputs(c);
 }
 
@@ -252,6 +274,23 @@ static int make_tables(struct page_tables *t, struct err *err)
     if (t->sent == NULL || t->whose == NULL || t->step == NULL)
         return err_set(err, ERR_NOMEM, "cannot allocate %d page tables", t->n);
     return 0;
+}
+
+/* What is on its way between steps that are launched and landed apart. */
+static int make_flights(struct cuda *c, struct err *err)
+{
+    c->draw.n_vocab = c->shape.n_vocab;
+    c->draw.n_blocks = c->n_score_blocks;
+    c->draw.ld = (int)c->scores_ld;
+    for (int i = 0; i < FLIGHTS; i++) {
+        struct flight *f = &c->flights[i];
+        if (staging_init(c, &c->draw_steps[i], c->draw_bytes, err) != 0 ||
+            pinned_alloc(c, (void **)&f->drawn, (size_t)c->shape.max_scores * sizeof *f->drawn, err) != 0 ||
+            pinned_alloc(c, (void **)&f->fault, sizeof *f->fault, err) != 0 ||
+            check_now(c, cudaEventCreateWithFlags(&f->done, cudaEventDisableTiming), "creating an event", err) != 0)
+            return -1;
+    }
+    return check_now(c, cudaStreamCreateWithFlags(&c->fetches, cudaStreamNonBlocking), "creating a stream", err);
 }
 
 static int make_buffers(struct cuda *c, struct err *err)
@@ -277,6 +316,8 @@ static int make_buffers(struct cuda *c, struct err *err)
         pinned_alloc(c, (void **)&c->host.block_max, out * (size_t)c->n_score_blocks * sizeof(float), err) != 0 ||
         pinned_alloc(c, (void **)&c->host.fault, sizeof *c->host.fault, err) != 0)
         return -1;
+    if (make_flights(c, err) != 0)
+        return -1;
     return check_now(c, cudaMemsetAsync(c->fault, 0, sizeof *c->fault, c->stream), "clearing memory", err);
 }
 
@@ -297,17 +338,24 @@ static void cuda_close(struct backend *be)
     for (int i = 0; i < 2; i++) {
         staging_finish(&c->fills[i]);
         staging_finish(&c->steps[i]);
+        staging_finish(&c->draw_steps[i]);
+        if (c->flights[i].done != NULL)
+            cudaEventDestroy(c->flights[i].done);
     }
+    if (c->fetches != NULL)
+        cudaStreamDestroy(c->fetches);
     free(c->tables.sent);
     free(c->tables.whose);
     free(c->tables.step);
-    void *const pinned[] = {c->host.scores, c->host.block_max, c->host.fault}, *const on_device[] = {c->arena, c->kv_pages, c->work};
-    for (int i = 0; i < 3; i++) {
+    void *const pinned[] = {c->host.scores, c->host.block_max, c->host.fault, c->flights[0].drawn, c->flights[0].fault, c->flights[1].drawn,
+                            c->flights[1].fault};
+    for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++)
         if (pinned[i] != NULL)
             cudaFreeHost(pinned[i]);
+    void *const on_device[] = {c->arena, c->kv_pages, c->work};
+    for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         if (on_device[i] != NULL)
             cudaFree(on_device[i]);
-    }
     for (struct matrix *m = c->matrices, *next; m != NULL; m = next) {
         next = m->next;
         free(m);
@@ -339,6 +387,10 @@ static int cuda_open(const struct backend_shape *shape, struct backend **be_out,
     if (choose_device(c, shape->device, err) != 0) {
         free(c);
         return -1;
+    }
+    if (shape->n_vocab > DRAW_MAX_VOCAB) {
+        free(c);
+        return err_set(err, ERR_UNSUPPORTED, "a vocabulary of %d tokens is too large for device %s", shape->n_vocab, shape->device);
     }
     c->shape = *shape;
     c->shape.device = NULL; /* the caller's string */
@@ -627,6 +679,9 @@ const struct backend_ops backend_cuda = {
     .project_h = cuda_project_h,
     .vocab = cuda_vocab,
     .sync = cuda_sync,
+    .draw = cuda_draw,
+    .land = cuda_land,
+    .rows_fetched = cuda_rows_fetched,
     .copy_page = cuda_copy_page,
     .share = cuda_share,
 };

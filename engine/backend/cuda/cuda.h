@@ -2,6 +2,7 @@
  *
  * cuda.c         life: the device, its memory, weights         cuda_inputs.c  begin: a batch on its way to the device, page tables
  * cuda_step.c    the operations of a step, each a launch or two  cuda_graph.c   decode steps captured and replayed
+ * cuda_draw.c    drawing on the device, and landing
  * repack.[ch]    weights to stripes of layout.h                kernels.h      the launchers of the .cu files, and what they read
  *
  * Everything goes to one stream, so what is enqueued later sees what was enqueued before; the host waits in sync(), in seal() and where a pinned
@@ -40,6 +41,17 @@ struct staging {
     cudaEvent_t read;
     bool pending;
 };
+
+/* A step whose draws were enqueued and have not landed. */
+struct flight {
+    int n_out;
+    cudaEvent_t done;
+    struct drawn *drawn;          /* [max_scores] pinned, like the next */
+    int *fault;
+    float *scores, *block_max;    /* in device memory: the rows that are not decided */
+};
+
+#define FLIGHTS 2
 
 /* Rows of f32 in device memory; ld is a multiple of 32. */
 struct device_rows {
@@ -103,6 +115,17 @@ struct cuda {
         int *fault;
     } host;
 
+    /* Drawing; see cuda_draw.c. */
+    struct device_draws draw;        /* what no step changes */
+    size_t draw_bytes, edits_at;     /* of a step's draws */
+    uint8_t *draws;                  /* in device memory */
+    struct staging draw_steps[2];    /* on their way */
+    int draw_step;
+    struct flight flights[FLIGHTS];
+    int next_flight, n_flights;
+    cudaStream_t fetches;            /* rows of a landed step come while the next one runs */
+    uint64_t n_fetched;
+
     struct device_batch batch; /* of the step */
     const int32_t *live;       /* rows that are there, where a step is captured; else NULL */
     struct device_rope rope;   /* what rope_store left to attend to do, */
@@ -158,6 +181,11 @@ struct captures cuda_captures(const struct backend *be);
 bool cuda_replay(struct backend *be);
 void cuda_close_graphs(struct cuda *c);
 
+/* Enqueues a copy to the host; n may be 0. */
+void cuda_copy_back(struct cuda *c, void *to, const void *from, size_t n, cudaStream_t stream);
+/* 0, or -1 and what was lost; a fault that the device told is one. */
+int cuda_report(struct cuda *c, const int *fault, struct err *err);
+
 /* cuda_step.c */
 /* The post norm that no other norm followed, if there is one. */
 void cuda_finish_post(struct cuda *c);
@@ -172,6 +200,11 @@ void cuda_project_h(struct backend *be, const struct matrix *m, const struct vec
 void cuda_vocab(struct backend *be, const struct matrix *m, const struct vector *w, float eps, int first, int n);
 int cuda_sync(struct backend *be, struct scores *scores_out, struct err *err);
 void cuda_copy_page(struct backend *be, int dst, int src, int n_pos);
+
+/* cuda_draw.c */
+void cuda_draw(struct backend *be, const struct draw *draws, int n);
+int cuda_land(struct backend *be, struct drawn *drawn_out, struct scores *scores_out, struct err *err);
+uint64_t cuda_rows_fetched(const struct backend *be);
 
 extern const struct backend_ops backend_cuda;
 

@@ -198,7 +198,7 @@ void cuda_begin(struct backend *be, const struct batch *batch, const double *con
     c->step ^= 1;
     size_t n = (size_t)batch->n_rows, half = (size_t)c->shape.rope_dims / 2;
     for (size_t i = 0; i < n; i++)
-        assert(batch->token[i] < c->shape.n_vocab);
+        assert(batch->token[i] >= -FLIGHTS * c->shape.max_scores && batch->token[i] < c->shape.n_vocab);
     memcpy(column(c, s->bytes, COL_TOKEN), batch->token, n * sizeof *batch->token);
     memcpy(column(c, s->bytes, COL_POS), batch->pos, n * sizeof *batch->pos);
     if (batch->n_out > 0)

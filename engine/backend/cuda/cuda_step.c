@@ -17,7 +17,8 @@ void cuda_embed(struct backend *be, const struct matrix *m, float scale)
     struct cuda *c = cuda_of(be);
     assert(m->d.n_parts == 1 && m->d.n_cols == c->shape.d_model && m->d.n_rows == c->shape.n_vocab);
     if (!c->lost)
-        cuda_check(c, launch_embed(&m->d, c->batch.token, c->batch.n_rows, c->live, scale, c->x.p, c->x.ld, c->stream), "looking up tokens");
+        cuda_check(c, launch_embed(&m->d, c->batch.token, c->draw.slots, c->batch.n_rows, c->live, scale, c->x.p, c->x.ld, c->stream),
+                   "looking up tokens");
 }
 
 void cuda_norm(struct backend *be, const struct vector *w, float eps, const struct matrix *consumer)
@@ -161,31 +162,38 @@ static const float *scores_block_max(void *ctx, int i)
     return c->host.block_max + (size_t)(i - c->first_score) * (size_t)c->n_score_blocks;
 }
 
-/* Enqueues a copy to the host; n may be 0. */
-static void copy_back(struct cuda *c, void *to, const void *from, size_t n)
+void cuda_copy_back(struct cuda *c, void *to, const void *from, size_t n, cudaStream_t stream)
 {
     if (n > 0 && !c->lost)
-        cuda_check(c, cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, c->stream), "returning scores");
+        cuda_check(c, cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, stream), "returning scores");
+}
+
+int cuda_report(struct cuda *c, const int *fault, struct err *err)
+{
+    if (!c->lost && *fault != 0) {
+        err_set(&c->why, ERR_DEVICE, "a computed value is not finite; the model file is damaged or does not fit this arithmetic");
+        c->lost = true;
+    }
+    if (c->lost && err != NULL)
+        *err = c->why;
+    return c->lost ? -1 : 0;
 }
 
 int cuda_sync(struct backend *be, struct scores *scores_out, struct err *err)
 {
     struct cuda *c = cuda_of(be);
     size_t n = (size_t)c->n_scores;
+    assert(c->n_flights == 0);
     if (cuda_enter(c)) {
-        copy_back(c, c->host.scores, c->scores, n * c->scores_ld * sizeof *c->scores);
-        copy_back(c, c->host.block_max, c->block_max, n * (size_t)c->n_score_blocks * sizeof *c->block_max);
-        copy_back(c, c->host.fault, c->fault, sizeof *c->fault);
-        if (!c->lost && cuda_check(c, cudaStreamSynchronize(c->stream), "computing a step") && *c->host.fault != 0) {
-            err_set(&c->why, ERR_DEVICE, "a computed value is not finite; the model file is damaged or does not fit this arithmetic");
-            c->lost = true;
-        }
+        cuda_copy_back(c, c->host.scores, c->scores, n * c->scores_ld * sizeof *c->scores, c->stream);
+        cuda_copy_back(c, c->host.block_max, c->block_max, n * (size_t)c->n_score_blocks * sizeof *c->block_max, c->stream);
+        cuda_copy_back(c, c->host.fault, c->fault, sizeof *c->fault, c->stream);
+        if (!c->lost)
+            cuda_check(c, cudaStreamSynchronize(c->stream), "computing a step");
     }
-    if (c->lost) {
-        if (err != NULL)
-            *err = c->why;
+    if (cuda_report(c, c->host.fault, err) != 0)
         return -1;
-    }
+    c->n_fetched += n;
     *scores_out = (struct scores){c->first_score, c->n_scores, c->shape.n_vocab, c, scores_row, scores_block_max};
     return 0;
 }

@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/draw.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -121,9 +123,10 @@ cudaError_t launch_product_many(const struct device_product *p, cudaStream_t str
 
 /* ---- rows.cu ---- */
 
-/* x[r] = row token[r] of m (one part), times scale unless that is 1; 0 <= r < n_rows. */
-cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, const int32_t *live, float scale, float *x, int ld,
-                         cudaStream_t stream);
+/* x[r] = row token[r] of m (one part), times scale unless that is 1; 0 <= r < n_rows. A token below 0 is the one that slots[~token] keeps, or token 0
+ * where that keeps none. */
+cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, const int32_t *slots, int n_rows, const int32_t *live, float scale,
+                         float *x, int ld, cudaStream_t stream);
 
 /* x[r] += rmsnorm(t[r]) * w, n values. */
 struct device_post {
@@ -216,6 +219,47 @@ cudaError_t launch_attend(const struct device_attend *p, cudaStream_t stream);
  * is. Rows that are not in `splits` write no key. */
 bool attend_ropes(const struct device_batch *batch, const struct device_kv *kv, int n_head);
 cudaError_t launch_rope_attend(const struct device_rope *r, const struct device_attend *p, cudaStream_t stream);
+
+/* ---- draw.cu ---- */
+
+#define DRAW_MAX_VOCAB (1 << 20)
+
+/* A change of a logit: the bits of a bias, or how often the token was drawn; nothing for a ban. */
+struct device_edit {
+    int32_t id;
+    uint32_t bits;
+};
+
+/* struct draw, as a kernel reads it. */
+struct device_draw {
+    int32_t id;   /* >= 0: given; -1: to be drawn; -2: to be left undecided */
+    int32_t slot, n_top;
+    int top_k;    /* 0: off */
+    double u;
+    float scale;  /* 1 / temperature; 0: greedy */
+    float top_p, min_p, typical_p;
+    float repetition_penalty, frequency_penalty, presence_penalty;
+    int n_bias, n_bans, n_counts; /* edits, one after another */
+    int first_edit;
+};
+
+struct device_draws {
+    int n_rows, n_vocab, n_blocks; /* n_blocks: of DEVICE_SCORES ids */
+    int ld;                        /* of rows of scores */
+    const struct device_draw *draws;  /* [n_rows] */
+    const struct device_edit *edits;
+    const float *scores, *most;    /* raw, and their blocks' maxima */
+    float *changed, *changed_most; /* after the edits: changed holds the touched blocks, changed_most all maxima */
+    int32_t *touched;              /* [n_rows][n_blocks] */
+    float *raw_sums, *sums;        /* [n_rows][n_blocks] of exponentials: raw ones, and those that the draw is about */
+    float *kept, *kept_most;       /* where rows that are not decided are copied to */
+    struct drawn *drawn;           /* [n_rows] */
+    int32_t *slots;
+    bool edits_any, sums_any;      /* whether a row has edits; whether one needs sums */
+};
+
+/* Draws and scores all rows, as sampler.h says. */
+cudaError_t launch_draws(const struct device_draws *p, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -128,13 +128,15 @@ __global__ void __launch_bounds__(THREADS) rows_angles(const double *freq, int n
 
 /* x[r] = row token[r] of a tensor, times scale; a thread has 4 values. */
 __global__ void __launch_bounds__(THREADS)
-rows_embed(struct device_part part, int n_cols, int n_blocks, const int32_t *token, const int32_t *live, float scale, float *x, int ld)
+rows_embed(struct device_part part, int n_cols, int n_blocks, const int32_t *token, const int32_t *slots, const int32_t *live, float scale,
+           float *x, int ld)
 {
     const int r = (int)blockIdx.x, at = (int)(blockIdx.y * THREADS + threadIdx.x), block = at / 8, i = at % 8;
     if (block < n_blocks && is_live(live)) {
+        const int32_t given = token[r], kept = given < 0 ? slots[~given] : given;
         float v[OPERAND_QUAD];
         float *out = x + (size_t)r * (size_t)ld;
-        weights_four(part, n_blocks, token[r], block, i, v);
+        weights_four(part, n_blocks, kept < 0 ? 0 : kept, block, i, v);
         for (int k = 0; k < OPERAND_QUAD; k++) {
             const int col = block * DEVICE_BLOCK + i * OPERAND_QUAD + k;
             if (col < n_cols)
@@ -156,12 +158,12 @@ static size_t staged_bytes(int n)
     return sizeof(float) * (size_t)(n < STAGED ? (n + OPERAND_QUAD - 1) / OPERAND_QUAD * OPERAND_QUAD : STAGED);
 }
 
-extern "C" cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, int n_rows, const int32_t *live, float scale, float *x,
-                                    int ld, cudaStream_t stream)
+extern "C" cudaError_t launch_embed(const struct device_matrix *m, const int32_t *token, const int32_t *slots, int n_rows, const int32_t *live,
+                                    float scale, float *x, int ld, cudaStream_t stream)
 {
     assert(m->n_parts == 1 && n_rows > 0 && ld >= m->n_cols);
     const dim3 grid((unsigned)n_rows, blocks_for(m->n_blocks * 8, THREADS));
-    LAUNCH(rows_embed, grid, dim3(THREADS), 0, stream, m->parts[0], m->n_cols, m->n_blocks, token, live, scale, x, ld);
+    LAUNCH(rows_embed, grid, dim3(THREADS), 0, stream, m->parts[0], m->n_cols, m->n_blocks, token, slots, live, scale, x, ld);
     return cudaGetLastError();
 }
 
