@@ -157,6 +157,7 @@ help:
 	@echo 'make profile      MODEL=file.gguf: what each operation of a step costs, against the measured limits (PROFILE="-t 2 -c 160")'
 	@echo 'make paper        expected times on GPUs, from counts and constants; paper-docs writes docs/paper.md, paper-counts (nvcc) counts again'
 	@echo 'make check-cuda   the CUDA backend on an emulated device: its kernels by g++, no GPU needed'
+	@echo 'make gpu-check    on a machine with a GPU: its bits against the CPU, and its speed; writes docs/hardware/<device>.log'
 	@echo 'make check-ptx    the same tests with what nvcc makes of the kernels, in an interpreter of PTX; no GPU needed'
 	@echo 'make build/cuda-emulated/nextd   the daemon on that device: EMULATOR_* in tests/cuda/emulator/emulator.h'
 	@echo 'make cuda-objects the CUDA kernels for all architectures that nvcc knows; cuda-ptx: as PTX'

@@ -1,14 +1,12 @@
 # cuda.mk: the CUDA compiler, and what it makes of engine/backend/cuda/*.cu. Included by the Makefile; without nvcc all of it stays empty.
 #
-# nvcc is taken from CUDA_HOME, PATH, an active venv that has NVIDIA's wheels, or where scripts/get-cuda put it. A toolkit keeps its libraries in
-# lib64, lib, targets/<arch>/lib or, Debian's, lib/<arch>-linux-gnu; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself.
-# Debian's does not know it: it lies in /usr.
+# nvcc is taken from CUDA_HOME, PATH, or where scripts/get-cuda put it. A toolkit keeps its libraries in lib64, lib, targets/<arch>/lib or, Debian's,
+# lib/<arch>-linux-gnu; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself. Debian's does not know it: it lies in /usr.
 
 # A cross build has no use for this machine's toolkit.
 ifeq ($(ARCH) $(origin NVCC),$(shell uname -m) undefined)
 NVCC := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc 2> /dev/null) \
-          $(wildcard $(VIRTUAL_ENV:%=%/lib/python3*/site-packages/nvidia/*/bin/nvcc) \
-             $(or $(NEXTD_CACHE),$(HOME)/.cache/nextd)/cuda/bin/nvcc models/cache/cuda/bin/nvcc))
+          $(wildcard $(or $(NEXTD_CACHE),$(HOME)/.cache/nextd)/cuda/bin/nvcc models/cache/cuda/bin/nvcc))
 endif
 
 CUDA_SRC := $(wildcard engine/backend/cuda/*.cu)
@@ -17,8 +15,6 @@ CUDA_TOP   := $(realpath $(or $(shell $(NVCC) --dryrun none.cu 2>&1 | sed -n 's/
 CUDA_LIB   := $(patsubst %/,%,$(dir $(firstword $(wildcard $(foreach d,lib64 lib targets/$(ARCH)-linux/lib lib/$(ARCH)-linux-gnu, \
                 $(CUDA_TOP)/$(d)/libcudart_static.a)))))
 CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 90 100 120)
-$(if $(CUDA_ARCHS),,$(error $(NVCC) knows none of the GPUs that nextd has code for: CUDA 11.8 or newer is needed, or NVCC= for the CPU alone))
-$(if $(CUDA_LIB),,$(error $(NVCC) has no libcudart_static.a in $(CUDA_TOP): complete the toolkit, or NVCC= for the CPU alone))
 # What a program that holds kernels is compiled and linked with. The runtime is static: the program starts where there is no driver.
 CUDA_CPPFLAGS := -isystem $(CUDA_TOP)/include
 CUDA_LIBS     := -L$(CUDA_LIB) -lcudart_static -ldl -lrt -lpthread -lstdc++
@@ -27,7 +23,7 @@ CUDA_HOST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(ENGINE_SRC),$(wildca
 $(CUDA_HOST_OBJ): CPPFLAGS += $(CUDA_CPPFLAGS)
 CUDA_PTX      := $(foreach a,$(CUDA_ARCHS),$(CUDA_SRC:%.cu=$(BUILD)/%.sm_$(a).ptx))
 else
-CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME, PATH or a venv, and scripts/get-cuda was not run: nextd is built for the CPU alone'
+CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME or PATH, and scripts/get-cuda was not run: nextd is built for the CPU alone'
 endif
 
 # The order of operations is the source's: no contraction, denormals kept, division and square root rounded exactly. The defaults are written out
@@ -128,10 +124,14 @@ check-api: need-nvcc
 	@echo '1 passed, 0 failed'
 .PHONY: check-bugs check-api
 
-cuda-tests: $(CUDA_TESTS) $(EMULATED)/nextd
+$(EMULATED)/tests/cuda/test_walk: $(patsubst %,$(EMULATED)/tests/gpu/%.c.o,random_model cases walk peek_cpu peek_cuda)
+cuda-tests: $(CUDA_TESTS) $(EMULATED)/gpu_check $(EMULATED)/nextd
 # Every kernel and the whole backend on the emulated device: no GPU, no CUDA.
 check-cuda: cuda-tests
 	$(MAKE) check-bugs
+	$(EMULATED)/gpu_check --dir $(BUILD) --write $(BUILD)/golden.txt
+	diff tests/gpu/golden.txt $(BUILD)/golden.txt
+	scripts/gpu-check --emulated
 	TEST_TIMEOUT_S=300 scripts/run-tests $(EMULATED)/tests/cuda
 .PHONY: cuda-tests check-cuda
 
@@ -165,3 +165,21 @@ check-ptx: ptx-tests
 	PTX_FILES='$(CUDA_PTX)' PTX_MICRO=$(firstword $(PTX_MICRO)) EMULATOR_PTX='$(filter %.sm_$(firstword $(CUDA_ARCHS)).ptx,$(CUDA_PTX))' \
 	  scripts/run-tests $(PTX)
 .PHONY: ptx-tests check-ptx
+
+# ---- a real GPU ----
+
+# gpu_check needs no library but CUDA's, so that it can be built where there is a GPU and little else; scripts/gpu-check does so, or runs one that was
+# brought along. The same program on the emulated device shows that it works, and writes what the CPU says.
+GPU_SRC    := $(wildcard tests/gpu/*.c)
+GPU_ENGINE := $(patsubst %.c,$(BUILD)/%.o,$(filter-out engine/model/sha256.c, \
+                $(filter engine/numerics/% engine/backend/% engine/model/% engine/err.c,$(ENGINE_SRC)))) $(BUILD)/tests/cross/sha256.o
+$(BUILD)/tests/gpu/%.o: CPPFLAGS += $(CUDA_CPPFLAGS)
+$(BUILD)/gpu_check: $(GPU_SRC:%.c=$(BUILD)/%.o) $(CUDA_HOST_OBJ) $(CUDA_OBJ) $(GPU_ENGINE)
+	$(CC) $(LDFLAGS) $^ $(CUDA_LIBS) -lm -o $@
+$(EMULATED)/gpu_check: $(GPU_SRC:%=$(EMULATED)/%.o) $(EMULATED_OBJ) $(GPU_ENGINE)
+	$(CXX) $(LDFLAGS) $^ -lm -o $@
+gpu-check:
+	scripts/gpu-check
+gpu-golden: $(EMULATED)/gpu_check
+	$< --write tests/gpu/golden.txt
+.PHONY: gpu-check gpu-golden
