@@ -1,12 +1,14 @@
 # cuda.mk: the CUDA compiler, and what it makes of engine/backend/cuda/*.cu. Included by the Makefile; without nvcc all of it stays empty.
 #
-# nvcc is taken from CUDA_HOME, PATH, or where scripts/get-cuda put it. A toolkit keeps its libraries in lib64, lib, targets/<arch>/lib or, Debian's,
-# lib/<arch>-linux-gnu; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself. Debian's does not know it: it lies in /usr.
+# nvcc is taken from CUDA_HOME, PATH, an active venv that has NVIDIA's wheels, or where scripts/get-cuda put it. A toolkit keeps its libraries in
+# lib64, lib, targets/<arch>/lib or, Debian's, lib/<arch>-linux-gnu; nvcc on PATH may be a wrapper, so the toolkit's root is asked of nvcc itself.
+# Debian's does not know it: it lies in /usr.
 
 # A cross build has no use for this machine's toolkit.
 ifeq ($(ARCH) $(origin NVCC),$(shell uname -m) undefined)
 NVCC := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc 2> /dev/null) \
-          $(wildcard $(or $(NEXTD_CACHE),$(HOME)/.cache/nextd)/cuda/bin/nvcc models/cache/cuda/bin/nvcc))
+          $(wildcard $(VIRTUAL_ENV:%=%/lib/python3*/site-packages/nvidia/*/bin/nvcc) \
+             $(or $(NEXTD_CACHE),$(HOME)/.cache/nextd)/cuda/bin/nvcc models/cache/cuda/bin/nvcc))
 endif
 
 CUDA_SRC := $(wildcard engine/backend/cuda/*.cu)
@@ -15,6 +17,8 @@ CUDA_TOP   := $(realpath $(or $(shell $(NVCC) --dryrun none.cu 2>&1 | sed -n 's/
 CUDA_LIB   := $(patsubst %/,%,$(dir $(firstword $(wildcard $(foreach d,lib64 lib targets/$(ARCH)-linux/lib lib/$(ARCH)-linux-gnu, \
                 $(CUDA_TOP)/$(d)/libcudart_static.a)))))
 CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 90 100 120)
+$(if $(CUDA_ARCHS),,$(error $(NVCC) knows none of the GPUs that nextd has code for: CUDA 11.8 or newer is needed, or NVCC= for the CPU alone))
+$(if $(CUDA_LIB),,$(error $(NVCC) has no libcudart_static.a in $(CUDA_TOP): complete the toolkit, or NVCC= for the CPU alone))
 # What a program that holds kernels is compiled and linked with. The runtime is static: the program starts where there is no driver.
 CUDA_CPPFLAGS := -isystem $(CUDA_TOP)/include
 CUDA_LIBS     := -L$(CUDA_LIB) -lcudart_static -ldl -lrt -lpthread -lstdc++
@@ -23,7 +27,7 @@ CUDA_HOST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(ENGINE_SRC),$(wildca
 $(CUDA_HOST_OBJ): CPPFLAGS += $(CUDA_CPPFLAGS)
 CUDA_PTX      := $(foreach a,$(CUDA_ARCHS),$(CUDA_SRC:%.cu=$(BUILD)/%.sm_$(a).ptx))
 else
-CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME or PATH, and scripts/get-cuda was not run: nextd is built for the CPU alone'
+CUDA_NOTE     := @echo 'no nvcc in CUDA_HOME, PATH or a venv, and scripts/get-cuda was not run: nextd is built for the CPU alone'
 endif
 
 # The order of operations is the source's: no contraction, denormals kept, division and square root rounded exactly. The defaults are written out

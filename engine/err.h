@@ -14,7 +14,7 @@ enum err_code {
     ERR_BUSY,        /* the queue is full; try again after retry_after_s */
     ERR_LOADING,     /* the model is not ready yet */
     ERR_STOPPING,    /* the server drains and takes no new request */
-    ERR_NOT_FOUND,   /* no model or route of that name */
+    ERR_NOT_FOUND,   /* no model, route or device of that name */
     ERR_UNSUPPORTED, /* a known thing that nextd does not do; the message names it and what works */
     ERR_FORMAT,      /* a file is malformed */
     ERR_IO,          /* the operating system said no; the message holds its words */

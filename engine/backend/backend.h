@@ -85,7 +85,8 @@ struct backend_ops {
     const char *name;
 
     /* ---- life ---- */
-    /* Whether open would take the device, and the memory of its own that can be had: 0 where it computes in the host's. */
+    /* Whether open would take the device, and the memory of its own that can be had: 0 where it computes in the host's. ERR_NOT_FOUND where there is
+     * no such device, and none after it. */
     int (*probe)(const char *device, size_t *free_bytes_out, struct err *err);
     int (*open)(const struct backend_shape *shape, struct backend **be_out, struct err *err);
     void (*close)(struct backend *be); /* NULL is fine; frees matrices and vectors too */

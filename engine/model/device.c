@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define MAX_GPUS 64
+
 extern const struct backend_ops backend_cuda __attribute__((weak));
 
 static bool is_or_begins(const char *name, const char *kind)
@@ -25,16 +27,31 @@ static int probe(const struct backend_ops *ops, const char *name, struct device_
     return 0;
 }
 
-static int probe_gpu(const struct backend_ops *ops, uint64_t least_bytes, struct device_choice *out, struct err *err)
+static int probe_gpu(const struct backend_ops *ops, const char *name, uint64_t least_bytes, struct device_choice *out, struct err *err)
 {
     struct device_choice c;
-    if (probe(ops, "cuda:0", &c, err) != 0)
+    if (probe(ops, name, &c, err) != 0)
         return -1;
     if (c.free_bytes < least_bytes)
-        return err_set(err, ERR_NOMEM, "device cuda:0 has %zu MiB free; the model needs %zu MiB", c.free_bytes >> 20,
+        return err_set(err, ERR_NOMEM, "device %s has %zu MiB free; the model needs %zu MiB", name, c.free_bytes >> 20,
                        (size_t)(least_bytes >> 20) + 1);
     *out = c;
     return 0;
+}
+
+/* The first one that will do. *err says why the very first will not. */
+static int find_gpu(const struct backend_ops *ops, uint64_t least_bytes, struct device_choice *out, struct err *err)
+{
+    struct err why = {0};
+    for (int i = 0; i < MAX_GPUS && why.code != ERR_NOT_FOUND; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "cuda:%d", i);
+        if (probe_gpu(ops, name, least_bytes, out, &why) == 0)
+            return 0;
+        if (i == 0)
+            *err = why;
+    }
+    return -1;
 }
 
 int device_choose(const char *wanted, uint64_t least_bytes, struct device_choice *out, struct err *err)
@@ -48,7 +65,7 @@ int device_choose(const char *wanted, uint64_t least_bytes, struct device_choice
     if (strcmp(wanted, "auto") != 0)
         return err_set_param(err, ERR_UNSUPPORTED, "device", "there is no device \"%.40s\"; this build has \"cpu\"%s", wanted,
                              cuda != NULL ? " and \"cuda:0\", \"cuda:1\" and so on" : "");
-    if (cuda != NULL && probe_gpu(cuda, least_bytes, out, &why) == 0)
+    if (cuda != NULL && find_gpu(cuda, least_bytes, out, &why) == 0)
         return 0;
     if (probe(&backend_cpu, "cpu", out, err) != 0)
         return -1;

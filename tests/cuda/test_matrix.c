@@ -377,6 +377,8 @@ static void check_cases(const struct product_case *cases, size_t n, int epilogue
         check_product(&c, launch_product);
         if (!floats)
             check_product(&c, launch_product_many);
+        if (!floats && (epilogue != EPILOGUE_PAIR || c.type[0] == c.type[1]))
+            check_product(&c, launch_product_large);
     }
 }
 
@@ -384,7 +386,7 @@ static void check_cases(const struct product_case *cases, size_t n, int epilogue
 
 static void shapes(launcher *launch, bool floats)
 {
-    static const int columns[] = {32, 77, 224, 256, 576, 640, 768, 2304}, rows[] = {1, 2, 3, 5, 19, 33}, outputs[] = {35, 1, 32, 66};
+    static const int columns[] = {32, 77, 224, 256, 576, 640, 768, 2304}, rows[] = {1, 2, 3, 5, 19, 33, 71}, outputs[] = {35, 1, 32, 66};
     int n = 0;
     for (int i = 0; i < N_TYPES; i++)
         for (size_t k = 0; k < sizeof columns / sizeof columns[0]; k++)
@@ -413,6 +415,12 @@ static void every_type_and_shape_on_tensor_cores(void **state)
     shapes(launch_product_many, false);
 }
 
+static void every_type_and_shape_by_large_tiles(void **state)
+{
+    (void)state;
+    shapes(launch_product_large, false);
+}
+
 /* The parts of a stack have types and ends of their own. */
 static const struct product_case stacks[] = {
     {.n_parts = 3, .type = {TENSOR_Q4_K, TENSOR_Q6_K, TENSOR_F16}, .n_outputs = {35, 33, 7}, .n_cols = 256, .n_rows = 3},
@@ -434,6 +442,9 @@ static const struct product_case pairs[] = {
     {.n_parts = 2, .type = {TENSOR_Q5_0, TENSOR_F32}, .n_outputs = {45, 45}, .n_cols = 96, .n_rows = 3, .needs = OPERAND_F},
     {.n_parts = 2, .type = {TENSOR_Q2_K, TENSOR_Q6_K}, .n_outputs = {32, 32}, .n_cols = 512, .n_rows = 19, .needs = OPERAND_Q | OPERAND_F},
     {.n_parts = 2, .type = {TENSOR_Q5_1, TENSOR_Q5_0}, .n_outputs = {96, 96}, .n_cols = 96, .n_rows = 70, .needs = OPERAND_Q},
+    {.n_parts = 2, .type = {TENSOR_Q6_K, TENSOR_Q6_K}, .n_outputs = {70, 70}, .n_cols = 256, .n_rows = 101, .needs = OPERAND_Q | OPERAND_F},
+    {.n_parts = 2, .type = {TENSOR_Q5_0, TENSOR_Q5_0}, .n_outputs = {45, 45}, .n_cols = 608, .n_rows = 35, .act = DEVICE_GELU_TANH,
+     .needs = OPERAND_Q},
     {.n_parts = 2, .type = {TENSOR_F16, TENSOR_BF16}, .n_outputs = {33, 33}, .n_cols = 77, .n_rows = 9, .act = DEVICE_GELU_TANH, .needs = OPERAND_F},
     {.n_parts = 2, .type = {TENSOR_F32, TENSOR_F32}, .n_outputs = {33, 33}, .n_cols = 77, .n_rows = 4, .needs = OPERAND_F, .infinite = true},
 };
@@ -450,6 +461,7 @@ static const struct product_case scores[] = {
     {.n_parts = 1, .type = {TENSOR_F16}, .n_outputs = {31}, .n_cols = 77, .n_rows = 11},
     {.n_parts = 1, .type = {TENSOR_Q4_0}, .n_outputs = {521}, .n_cols = 96, .n_rows = 19},
     {.n_parts = 1, .type = {TENSOR_Q3_K}, .n_outputs = {289}, .n_cols = 256, .n_rows = 37},
+    {.n_parts = 1, .type = {TENSOR_Q5_1}, .n_outputs = {350}, .n_cols = 416, .n_rows = 67},
     {.n_parts = 1, .type = {TENSOR_F32}, .n_outputs = {290}, .n_cols = 32, .n_rows = 2, .infinite = true},
 };
 
@@ -464,6 +476,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_and_shape),
         cmocka_unit_test(every_type_and_shape_on_tensor_cores),
+        cmocka_unit_test(every_type_and_shape_by_large_tiles),
         cmocka_unit_test(parts_of_a_stack_differ),
         cmocka_unit_test(pairs_become_operands),
         cmocka_unit_test(scores_come_with_their_maxima),

@@ -76,7 +76,7 @@ static int find_devices(const char *device, int *n_out, struct err *err)
     cudaError_t rc = cudaGetDeviceCount(n_out);
     cudaGetLastError(); /* it would be reported again */
     if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
-        return err_set(err, ERR_UNSUPPORTED, "there is no NVIDIA driver for device '%s'", device);
+        return err_set(err, ERR_NOT_FOUND, "there is no NVIDIA driver for device '%s'", device);
     if (cudaRuntimeGetVersion(&runtime) != cudaSuccess)
         runtime = CUDART_VERSION;
     if (rc == cudaErrorInsufficientDriver)
@@ -85,7 +85,7 @@ static int find_devices(const char *device, int *n_out, struct err *err)
     if (rc != cudaSuccess && rc != cudaErrorNoDevice)
         return err_set(err, ERR_UNSUPPORTED, "device '%s' cannot be used: %s", device, cudaGetErrorString(rc));
     if (rc == cudaErrorNoDevice || *n_out == 0)
-        return err_set(err, ERR_UNSUPPORTED, "there is no GPU for device '%s'", device);
+        return err_set(err, ERR_NOT_FOUND, "there is no GPU for device '%s'", device);
     return 0;
 }
 
@@ -114,7 +114,7 @@ static int choose_device(struct cuda *c, const char *device, struct err *err)
     if (find_devices(device, &n, err) != 0)
         return -1;
     if (c->device >= n)
-        return err_set(err, ERR_UNSUPPORTED, "there is no device '%s'; %s cuda:%d", c->name, n == 1 ? "the only one is" : "the last one is", n - 1);
+        return err_set(err, ERR_NOT_FOUND, "there is no device '%s'; %s cuda:%d", c->name, n == 1 ? "the only one is" : "the last one is", n - 1);
     if (check_now(c, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, c->device), "asking what it can do", err) != 0 ||
         check_now(c, cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, c->device), "asking what it can do", err) != 0)
         return -1;

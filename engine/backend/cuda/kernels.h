@@ -117,9 +117,11 @@ struct device_product {
 };
 
 cudaError_t launch_product(const struct device_product *p, cudaStream_t stream);
-/* The same by the kernel for few rows (matrix.cu) or for many (matrix_many.cu), whatever their number. */
+/* The same by the kernel for few rows (matrix.cu) or for many, by small tiles or by large ones (matrix_many.cu), whatever their number. The latter
+ * two: no part is of a float type; large: a pair has one type. */
 cudaError_t launch_product_few(const struct device_product *p, cudaStream_t stream);
-cudaError_t launch_product_many(const struct device_product *p, cudaStream_t stream); /* no part is of a float type */
+cudaError_t launch_product_many(const struct device_product *p, cudaStream_t stream);
+cudaError_t launch_product_large(const struct device_product *p, cudaStream_t stream);
 
 /* ---- rows.cu ---- */
 

@@ -16,8 +16,10 @@
 
 #define FEW_THREADS 256
 #define FEW_WARPS (FEW_THREADS / 32)
-/* Up to so many rows of x this kernel is taken: one pass over the weights. Either could do any number. */
+/* What is tuning; the bits are the same. Up to so many rows of x this kernel is taken, which then reads the weights once. From so many tiles of
+ * 64 x 64 on large ones are: they keep all multiprocessors of an A100 (108), H100 (132) or 4090 (128) busy. */
 #define MATRIX_FEW_ROWS 8
+#define MATRIX_LARGE_TILES 128
 
 /* The dot products of a warp's four rows with N rows of x; lane 8 r + s gets slot s of row r. */
 template <int N> struct few_dots {
@@ -64,18 +66,18 @@ template <int N> struct few_dots {
         for (int t = 0; t < pass; t++) {
             const uint32_t at = (uint32_t)(row[t] * x.n_blocks + b);
             const int4 low = ((const int4 *)x.q)[2 * at], high = ((const int4 *)x.q)[2 * at + 1];
-            const uint32_t sums = ((const uint32_t *)x.sums)[at];
-            int sum0 = matrix_start<TYPE>(sums, 0);
+            const struct matrix_x v = matrix_x_of<TYPE>(x.d[at], ((const uint32_t *)x.sums)[at]);
+            int sum0 = matrix_start<TYPE>(v, 0);
             sum0 = __dp4a((int)words[0], low.x, sum0);
             sum0 = __dp4a((int)words[1], low.y, sum0);
             sum0 = __dp4a((int)words[2], low.z, sum0);
             sum0 = __dp4a((int)words[3], low.w, sum0);
-            int sum1 = weights_type<TYPE>::halves ? matrix_start<TYPE>(sums, 1) : sum0;
+            int sum1 = weights_type<TYPE>::halves ? matrix_start<TYPE>(v, 1) : sum0;
             sum1 = __dp4a((int)words[4], high.x, sum1);
             sum1 = __dp4a((int)words[5], high.y, sum1);
             sum1 = __dp4a((int)words[6], high.z, sum1);
             sum1 = __dp4a((int)words[7], high.w, sum1);
-            acc[t] = matrix_mac<TYPE>(f, weights_type<TYPE>::halves ? sum0 : sum1, sum1, x.d[at], sums, acc[t]);
+            acc[t] = matrix_mac<TYPE>(f, weights_type<TYPE>::halves ? sum0 : sum1, sum1, v, acc[t]);
         }
     }
 
@@ -183,7 +185,7 @@ template <int N> __global__ void __launch_bounds__(FEW_THREADS, 2) matrix_few(co
         const int stripe = (int)blockIdx.y * per_block + i;
         if (stripe * LAYOUT_ROWS >= p.m.n_rows && p.epilogue == EPILOGUE_SCORES)
             break;
-        const struct matrix_stripe s = matrix_stripe_of(p.m, stripe);
+        const struct matrix_stripe s = matrix_stripe_of(p.m, stripe, 1);
         const float x = few_dot<N>(p, s, warp, lane, row);
         if (p.epilogue == EPILOGUE_PAIR) {
             if (i == 0)
@@ -226,7 +228,7 @@ template <int N> __global__ void __launch_bounds__(FEW_THREADS, 2) matrix_few(co
 
 template <int N> static cudaError_t launch_few(const struct device_product *p, cudaStream_t stream)
 {
-    const dim3 grid((unsigned)(p->n_rows + N - 1) / N, (unsigned)matrix_n_tiles(*p));
+    const dim3 grid((unsigned)(p->n_rows + N - 1) / N, (unsigned)matrix_n_tiles(*p, 1));
     LAUNCH(matrix_few<N>, grid, dim3(FEW_THREADS), 0, stream, *p);
     return cudaGetLastError();
 }
@@ -243,10 +245,17 @@ extern "C" cudaError_t launch_product_few(const struct device_product *p, cudaSt
     return launch_few<8>(p, stream);
 }
 
+/* Large tiles, if there are enough of them; their stripes are computed together: the types of a pair must be one. */
+static bool takes_large_tiles(const struct device_product *p)
+{
+    const int n = matrix_n_tiles(*p, 2) * ((p->n_rows + 63) / 64);
+    return p->n_rows > 32 && n >= MATRIX_LARGE_TILES && (!p->m.pair || p->m.parts[0].type == p->m.parts[1].type);
+}
+
 extern "C" cudaError_t launch_product(const struct device_product *p, cudaStream_t stream)
 {
     bool many = p->n_rows > MATRIX_FEW_ROWS;
     for (int i = 0; i < p->m.n_parts; i++)
         many = many && !matrix_is_float(p->m.parts[i].type);
-    return many ? launch_product_many(p, stream) : launch_product_few(p, stream);
+    return !many ? launch_product_few(p, stream) : takes_large_tiles(p) ? launch_product_large(p, stream) : launch_product_many(p, stream);
 }

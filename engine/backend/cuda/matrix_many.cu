@@ -1,338 +1,524 @@
 /* matrix_many.cu: weights times activations, many rows of them at once, on tensor cores. The bits are those of matrix.cu.
  *
- * The problem: with many rows of x arithmetic takes the time, and the order of it is fixed: eight chains, one for each slot of 8 blocks. The idea:
- * the eight warps of a block of threads are the eight slots. A warp multiplies its slot's block of 32 values - 32 outputs by 32 rows of x - by mma
- * of int8, whose sums are exact, and adds the products to 32 x 32 chains of its own, 32 a lane. Nothing is exchanged until the end, where the chains
- * meet in shared memory and are folded. mma.m16n8k32 does a block at once; where each half of it has a scale, m16n8k16 does the halves.
+ * The problem: with many rows of x arithmetic takes the time, and the order of it is fixed: eight chains, one for each slot of 8 blocks. Each chain
+ * needs a register, so a block of threads that ran all of them side by side could have no large tile, and would read weights and x too often. The
+ * idea: S of the eight slots run side by side, each slot on the warps of its own, and the slots are taken in 8 / S passes over the columns. A warp
+ * multiplies its slot's block of 32 values - 32 outputs by up to 64 rows of x - by mma of int8, whose sums are exact, and adds the products to chains
+ * of its own. Nothing is exchanged until the end of a pass, where the chains meet in shared memory and are folded: the fold is a tree, so (0..3) of
+ * the first pass wait for (4..7) of the second.
  *
- *   step     a group of 8 blocks: quants of 32 outputs and of 32 rows of x come by cp.async, into one buffer while the other is multiplied. Scales
- *            are few and come by registers, and leave as the factors that the chains need
- *   launch   grid (groups of 32 rows of x, stripes of 32 outputs: all of them; pairs of gate and up; eights of them for scores), 256 threads
- *   shared   two buffers of at most 19 KiB; then 8 x 32 x 36 floats in their place
+ *              slots side by side   passes   tile (outputs x rows of x)   chains of a lane
+ *   S = 8      8                    1        32 x 32                      32               few rows: as many blocks of threads as there are stripes
+ *   S = 4      4                    2        64 x 64                      64               half the bytes for the same sums
+ *
+ *   step     S blocks of 32 columns. Quants of 16 bytes and x come by cp.async into a ring of four buffers; what is small - scales, high bits, x's d
+ *            and sums - comes by registers a step ahead and leaves them as the factors that the chains need. A thread has one of the 256 blocks of
+ *            weights and one of the 256 blocks of x of a step. A barrier a step
+ *   mma      m16n8k32, or m16n8k16 twice where each half of a block has a scale. Row 16 m + 8 h + g of a fragment is output 4 g + 2 m + h, so that a
+ *            lane's four outputs lie side by side: their factors are one load
+ *   launch   grid (groups of 32 or 64 rows of x, tiles: all of them; of a pair, gate and up of 32; the tiles of 256 outputs for scores), 256 threads
+ *   shared   sums that wait [rows][outputs] and maxima; then the ring and the factors of two steps, in their place the chains: 49 to 89 KiB
+ *   registers  S = 8: two blocks of threads share a multiprocessor. S = 4: up to 168, for 64 chains and two tiles' fragments; with 128 they would be
+ *            spilled, and one block hides its latencies by the ring and by independent chains
  *   numbers  sums start at the bits of 1.5 * 2^23, less the offset's part (matrix.cuh)
  *
- * Pieces of 16 bytes lie swizzled in shared memory: the eight rows that a warp reads at once are in different banks. High bits and factors meet two
- * to a bank, once for 32 rows of x. */
+ * No access to shared memory meets a bank twice: pieces of 16 bytes lie swizzled, rows of words are padded. Rows of padding in a tile that has others
+ * are computed, too, and dropped. */
 #include "engine/backend/cuda/matrix.cuh"
 
 #define MANY_THREADS 256
-#define MANY_ROWS 32   /* of x, of a block of threads */
-#define MANY_STRIDE 36 /* floats from one row of x to the next when chains are folded: a warp's stores meet no bank twice */
-#define MANY_PIECE 16  /* bytes */
-#define MANY_SCALES 34 /* pairs (d, sums) of x from one slot to the next: stores of two rows and eight slots meet no bank twice */
+#define MANY_ROUND 32 /* rows of x whose chains are folded at once */
+#define MANY_PIECE 16 /* bytes */
+#define MANY_ENTRIES 256 /* (output, slot) or (row of x, slot) of a step */
+#define MANY_STAGES 4
 
-/* A buffer: what a group of 8 blocks takes, in bytes. */
-template <int TYPE> struct many_buffer {
+template <int S> struct many_shape {
+    static constexpr int stripes = LAYOUT_SLOTS / S, passes = LAYOUT_SLOTS / S; /* stripes of a tile, side by side */
+    static constexpr int rows = MANY_ROUND * stripes, outputs = LAYOUT_ROWS * stripes;
+    /* From one slot to the next, in words, pairs and words; from one row of x to the next in chains, in floats. */
+    static constexpr int plane = LAYOUT_ROWS + 32 / S, pairs = rows + 16 / S, thirds = rows + 32 / S, chain = outputs + 4;
+};
+
+/* Where things are in shared memory, in bytes. */
+template <int TYPE, int S> struct many_buffer {
     typedef weights_type<TYPE> T;
-    static constexpr int n_factors = (T::halves ? 2 : 1) + T::n_min; /* of a block, f32: d of each half, then minima */
-    static constexpr int q = 0, quants = q + MANY_ROWS * LAYOUT_SLOTS * DEVICE_BLOCK, high = quants + LAYOUT_ROWS * LAYOUT_SLOTS * T::quant_bytes;
-    static constexpr int factors = high + LAYOUT_ROWS * LAYOUT_SLOTS * T::high, scales = factors + LAYOUT_ROWS * LAYOUT_SLOTS * n_factors * 4;
-    static constexpr int bytes = scales + LAYOUT_SLOTS * MANY_SCALES * 8;
+    typedef many_shape<S> M;
+    static constexpr bool pieces = T::chunk_bytes == MANY_PIECE; /* quants come by cp.async; else as words */
+    /* A stage of the ring: x, then quants by chunk. */
+    static constexpr int quants = MANY_ENTRIES * DEVICE_BLOCK, stage = quants + (pieces ? MANY_ENTRIES * T::quant_bytes : 0);
+    /* What is small: planes of words, one for each output and slot: d of each half, minima, high bits, quants; then of x (d, v), then the other v. */
+    static constexpr int n_d = T::halves ? 2 : 1, n_high = T::high / 4, n_quants = pieces ? 0 : T::quant_bytes / 4;
+    static constexpr int n_planes = n_d + T::n_min + n_high + n_quants, plane_words = LAYOUT_SLOTS * M::plane;
+    static constexpr int pairs = n_planes * plane_words * 4, thirds = pairs + S * M::pairs * 8, small = thirds + (T::halves ? S * M::thirds * 4 : 0);
+    static constexpr int bytes = MANY_STAGES * stage + 2 * small;
+    static constexpr int at_once = pieces ? 2 : 1; /* tiles of 16 outputs of a warp: their words and factors need registers */
+};
+
+/* Before the ring, at its front and after it: sums that wait [rows][outputs], maxima [rows], then what the types need, or chains. */
+template <int S> struct many_shared {
+    typedef many_shape<S> M;
+    static constexpr int maxima = M::rows * M::outputs * 4, ring = maxima + M::rows * 4, chains = S * MANY_ROUND * M::chain * 4;
 };
 
 /* The value, of which the compiler knows nothing any more: what is computed from it is computed where it is used. Addresses would else be computed
  * before the loop over groups, and there are too many of them to be kept in registers. */
-static __device__ __forceinline__ int many_fresh(int v)
+static __device__ __forceinline__ unsigned many_fresh(unsigned v)
 {
     asm volatile("" : "+r"(v));
     return v;
 }
 
-static constexpr int many_most(int a, int b)
-{
-    return a > b ? a : b;
-}
-
-#define MANY_FOLD (LAYOUT_SLOTS * MANY_ROWS * MANY_STRIDE * (int)sizeof(float))
-#define MANY_SHARED                                                                                                                    \
-    many_most(MANY_FOLD, 2 * many_most(many_most(many_buffer<DEVICE_Q8_0>::bytes, many_buffer<DEVICE_Q6_K>::bytes),                    \
-                                       many_most(many_buffer<DEVICE_Q5_1>::bytes, many_buffer<DEVICE_Q2_K>::bytes)))
-
-/* The chains of a stripe's 32 outputs and of 32 rows of x. */
-struct many_dots {
+/* The chains of a warp's stripe and its slot of pass `pass`: acc[m][j][2 h + c] is output 4 (lane / 4) + 2 m + h, row of x 8 j + 2 (lane % 4) + c. */
+template <int S> struct many_dots {
+    typedef many_shape<S> M;
     const struct device_operand &x;
     const uint8_t *part;
-    int stripe, r0, n_rows; /* of x */
-    int warp, lane;
+    int stripe, pass, r0, n_rows; /* of x */
+    unsigned thread;
     unsigned char *shared;
+    float (&acc)[2][M::rows / 8][4];
+
+    __device__ __forceinline__ unsigned warp() const { return thread / 32; }
 
     /* Row of x that stands in place i; the last one where there are no more. */
-    __device__ __forceinline__ int row(int i) const { return r0 + i < n_rows ? r0 + i : n_rows - 1; }
+    __device__ __forceinline__ uint32_t row(unsigned i) const { return r0 + (int)i < n_rows ? (uint32_t)r0 + i : (uint32_t)n_rows - 1; }
 
-    /* Asks for the quants of group g. */
-    template <int TYPE> __device__ __forceinline__ void copy(const uint8_t *w, int g, unsigned char *buffer) const
+    /* Place of output r's piece of a slot in a chunk. */
+    static __device__ __forceinline__ unsigned piece(unsigned r, unsigned slot)
+    {
+        if (S == LAYOUT_SLOTS)
+            return r * S + (slot ^ r / 4);
+        const unsigned g = r / 4, q = r % 4; /* the eight outputs of one q are read at once, and two neighbours are written at once */
+        return (g / 2 + 4 * q) * 8 + (g + q) % 2 * 4 + (slot ^ g / 2);
+    }
+
+    /* The block of thread i's output in group g, which has n blocks; the last one for a slot that the group lacks. */
+    __device__ __forceinline__ struct weights_place place(unsigned i, int g, unsigned n) const
+    {
+        const unsigned r = i / S % LAYOUT_ROWS, slot = (unsigned)pass * S + i % S, four = r / 4 * 4, n_blocks = (unsigned)x.n_blocks;
+        struct weights_place at;
+        at.group = four * n_blocks + (unsigned)g * (LAYOUT_WARP_ROWS * LAYOUT_SLOTS);
+        at.n = n * LAYOUT_WARP_ROWS;
+        at.i = r % 4 * n + (slot < n ? slot : n - 1);
+        at.top = four * ((n_blocks + LAYOUT_SLOTS - 1) / LAYOUT_SLOTS) + (unsigned)g * LAYOUT_WARP_ROWS + r % 4;
+        return at;
+    }
+
+    /* Blocks of group g: 0 beyond the last. */
+    __device__ __forceinline__ unsigned in_group(int g) const
+    {
+        const int left = x.n_blocks - g * LAYOUT_SLOTS;
+        return left < 0 ? 0 : left < LAYOUT_SLOTS ? (unsigned)left : LAYOUT_SLOTS;
+    }
+
+    /* Asks for the pieces of group g; one group of copies, if empty. */
+    template <int TYPE> __device__ __forceinline__ void copy(const uint8_t *w, int g) const
     {
         typedef weights_type<TYPE> T;
-        typedef many_buffer<TYPE> B;
-        const int n_blocks = x.n_blocks, first = g * LAYOUT_SLOTS, n = n_blocks - first < LAYOUT_SLOTS ? n_blocks - first : LAYOUT_SLOTS;
-        const int i = many_fresh(warp * 32 + lane), in_row = 2 * LAYOUT_SLOTS; /* pieces of a row of x */
-        DEVICE_UNROLL
-        for (int k = i; k < MANY_ROWS * in_row; k += MANY_THREADS) {
-            const int r = k / in_row, piece = k % in_row;
-            const uint8_t *from = (const uint8_t *)x.q + ((size_t)row(r) * (size_t)n_blocks + first) * DEVICE_BLOCK + piece * MANY_PIECE;
-            if (piece / 2 < n)
-                dev_cp_async16(buffer + B::q + (r * in_row + (piece ^ r % 8)) * MANY_PIECE, from);
-        }
-        if constexpr (T::chunk_bytes == MANY_PIECE) { /* a thread has a block: row i / 8 of the stripe, slot i % 8 */
-            const int r = i / LAYOUT_SLOTS, slot = i % LAYOUT_SLOTS;
-            const struct weights_place at = weights_place_of(n_blocks, r, first);
+        typedef many_buffer<TYPE, S> B;
+        const unsigned n = in_group(g), i = many_fresh(thread), first = (unsigned)pass * S;
+        unsigned char *to = shared + g % MANY_STAGES * B::stage;
+        const unsigned in_row = 2 * S, at = i % in_row; /* pieces of a row of x */
+        if (first + at / 2 < n) {
             DEVICE_UNROLL
-            for (int c = 0; c < T::chunks; c++)
-                if (slot < n)
-                    dev_cp_async16(buffer + B::quants + ((c * LAYOUT_ROWS + r) * LAYOUT_SLOTS + (slot ^ r % 8)) * MANY_PIECE,
-                                   w + (at.group * T::chunks + c * at.n + at.i + (uint32_t)slot) * MANY_PIECE);
-        } else if (i < MANY_THREADS / 2) { /* two blocks; groups of these types are whole */
-            const int r = i / 4, piece = i % 4;
-            const struct weights_place at = weights_place_of(n_blocks, r, first);
-            dev_cp_async16(buffer + B::quants + (r * 4 + (piece ^ r / 2 % 4)) * MANY_PIECE, w + (at.group + at.i) * 8 + piece * MANY_PIECE);
+            for (int k = 0; k < 2; k++) {
+                const unsigned r = i / in_row + (unsigned)k * (MANY_THREADS / in_row);
+                const size_t b = row(r) * (uint32_t)x.n_blocks + (uint32_t)g * LAYOUT_SLOTS + first;
+                dev_cp_async16(to + (r * in_row + (at ^ r % 8)) * MANY_PIECE, x.q + b * DEVICE_BLOCK + at * MANY_PIECE);
+            }
         }
-        if constexpr (T::high != 0) { /* what four rows have lies together */
-            const int pieces = LAYOUT_WARP_ROWS * LAYOUT_SLOTS * T::high / MANY_PIECE, four = i / pieces, piece = i % pieces;
-            const uint8_t *high = w + (uint32_t)(LAYOUT_ROWS * n_blocks) * T::quant_bytes;
-            if (four < LAYOUT_ROWS / LAYOUT_WARP_ROWS && piece * MANY_PIECE < LAYOUT_WARP_ROWS * n * T::high) {
-                const struct weights_place at = weights_place_of(n_blocks, four * LAYOUT_WARP_ROWS, first);
-                dev_cp_async16(buffer + B::high + (four * pieces + piece) * MANY_PIECE, high + at.group * T::high + piece * MANY_PIECE);
+        if constexpr (B::pieces) {
+            const unsigned r = i / S % LAYOUT_ROWS, slot = i % S, stripe_at = i / S / LAYOUT_ROWS * LAYOUT_ROWS * S;
+            const struct weights_place e = place(i, g, n);
+            if (first + slot < n) {
+                DEVICE_UNROLL
+                for (int c = 0; c < T::chunks; c++)
+                    dev_cp_async16(to + B::quants + (c * MANY_ENTRIES + stripe_at + piece(r, slot)) * MANY_PIECE,
+                                   w + (e.group * T::chunks + c * e.n + e.i) * MANY_PIECE);
             }
         }
         dev_cp_commit();
     }
 
-    /* A thread's block of the group's weights and of x: row i / 8, slot i % 8; beyond the last block that one again, for a slot that nobody reads. */
-    template <int TYPE> struct scales {
-        struct weights_block<TYPE> w; /* its scales alone */
+    /* A thread's block of weights and block of x: output and row i / S, slot i % S. */
+    template <int TYPE> struct entry {
+        struct weights_block<TYPE> w; /* but for pieces */
         float d;
         uint32_t sums;
     };
 
-    template <int TYPE> __device__ __forceinline__ void load(const uint8_t *w, int g, struct scales<TYPE> *out) const
+    template <int TYPE> __device__ __forceinline__ void load(const uint8_t *w, int g, struct entry<TYPE> *out) const
     {
-        const int i = many_fresh(warp * 32 + lane), wanted = g * LAYOUT_SLOTS + i % LAYOUT_SLOTS, b = wanted < x.n_blocks ? wanted : x.n_blocks - 1;
-        const uint32_t at = (uint32_t)(row(i / LAYOUT_SLOTS) * x.n_blocks + b);
-        out->w = weights_load<TYPE>(w, x.n_blocks, weights_place_of(x.n_blocks, i / LAYOUT_SLOTS, b));
+        const unsigned n = in_group(g), i = many_fresh(thread), slot = (unsigned)pass * S + i % S;
+        const uint32_t at = row(i / S) * (uint32_t)x.n_blocks + (uint32_t)g * LAYOUT_SLOTS + (slot < n ? slot : n - 1);
+        out->w = weights_load<TYPE>(w, x.n_blocks, place(i, g, n));
         out->d = x.d[at];
         out->sums = ((const uint32_t *)x.sums)[at];
     }
 
-    template <int TYPE> __device__ __forceinline__ void put(const struct scales<TYPE> &s, unsigned char *buffer) const
+    /* Leaves it for the warps, as what they need. */
+    template <int TYPE> __device__ __forceinline__ void put(const struct entry<TYPE> &e, int g) const
     {
         typedef weights_type<TYPE> T;
-        typedef many_buffer<TYPE> B;
-        const int i = many_fresh(warp * 32 + lane), slot = i % LAYOUT_SLOTS;
-        const struct weights_factors f = weights_factors_of<TYPE>(s.w, slot);
-        float *to = (float *)(buffer + B::factors) + i * B::n_factors;
-        to[0] = f.d[0];
+        typedef many_buffer<TYPE, S> B;
+        const unsigned i = many_fresh(thread), slot = i % S, r = i / S;
+        unsigned char *to = shared + MANY_STAGES * B::stage + g % 2 * B::small;
+        uint32_t *word = (uint32_t *)to + (r / LAYOUT_ROWS * S + slot) * M::plane + r % LAYOUT_ROWS;
+        const struct weights_factors f = weights_factors_of<TYPE>(e.w, pass * S + (int)slot);
+        DEVICE_UNROLL
+        for (int h = 0; h < B::n_d; h++)
+            word[h * B::plane_words] = num_bits_from_f32(f.d[h]);
+        DEVICE_UNROLL
+        for (int h = 0; h < T::n_min; h++)
+            word[(B::n_d + h) * B::plane_words] = num_bits_from_f32(f.min[h]);
+        DEVICE_UNROLL
+        for (int h = 0; h < B::n_high; h++)
+            word[(B::n_d + T::n_min + h) * B::plane_words] = e.w.high[h];
+        DEVICE_UNROLL
+        for (int h = 0; h < B::n_quants; h++)
+            word[(B::n_d + T::n_min + B::n_high + h) * B::plane_words] = e.w.quants[h];
+        const struct matrix_x v = matrix_x_of<TYPE>(e.d, e.sums);
+        ((uint2 *)(to + B::pairs))[slot * M::pairs + r] = make_uint2(num_bits_from_f32(v.d), v.v[0]);
         if (T::halves)
-            to[1 % B::n_factors] = f.d[1];
-        if (T::n_min > 0)
-            to[(T::halves ? 2 : 1) % B::n_factors] = f.min[0];
-        if (T::n_min == 2)
-            to[3 % B::n_factors] = f.min[1];
-        ((uint2 *)(buffer + B::scales))[slot * MANY_SCALES + i / LAYOUT_SLOTS] = make_uint2(num_bits_from_f32(s.d), s.sums);
+            ((uint32_t *)(to + B::thirds))[slot * M::thirds + r] = v.v[1];
     }
 
-    /* Words t and 4 + t of row r of the stripe, of this warp's slot; n: blocks of the group. */
-    template <int TYPE> __device__ __forceinline__ void words(const unsigned char *buffer, int r, int t, int n, int out[2]) const
+    /* Plane k of the lane's four outputs. */
+    template <int TYPE> __device__ __forceinline__ void plane(const unsigned char *small, int k, uint32_t out[4]) const
     {
-        typedef weights_type<TYPE> T;
-        typedef many_buffer<TYPE> B;
-        uint32_t low, high;
-        if constexpr (T::chunk_bytes == 8) {
-            const uint2 v = *(const uint2 *)(buffer + B::quants + (r * 4 + (warp / 2 ^ r / 2 % 4)) * MANY_PIECE + warp % 2 * 8);
-            low = v.x >> (2 * t) & 0x03030303u;
-            high = v.y >> (2 * t) & 0x03030303u;
-        } else {
-            const uint32_t *v = (const uint32_t *)(buffer + B::quants + (r * LAYOUT_SLOTS + (warp ^ r % 8)) * MANY_PIECE) + t;
-            low = TYPE == DEVICE_Q8_0 ? v[0] : v[0] & 0x0f0f0f0fu;
-            high = TYPE == DEVICE_Q8_0 ? v[T::chunks == 2 ? LAYOUT_ROWS * LAYOUT_SLOTS * 4 : 0] : v[0] >> 4 & 0x0f0f0f0fu;
-        }
-        const int in_four = r % LAYOUT_WARP_ROWS * n + warp;
-        const unsigned char *bits = buffer + B::high + (r / LAYOUT_WARP_ROWS * LAYOUT_WARP_ROWS * LAYOUT_SLOTS + in_four) * T::high;
-        if constexpr (T::high == 4) {
-            const uint32_t v = *(const uint32_t *)bits;
-            const int shift = T::five ? 4 : 2;
-            low |= (v >> t & 0x01010101u) << shift;
-            high |= (v >> (4 + t) & 0x01010101u) << shift;
-        } else if constexpr (T::high == 8) {
-            const uint2 v = *(const uint2 *)bits;
-            low |= (v.x >> (2 * t) & 0x03030303u) << 4;
-            high |= (v.y >> (2 * t) & 0x03030303u) << 4;
-        }
-        out[0] = (int)low;
-        out[1] = (int)high;
+        const uint32_t *at = (const uint32_t *)small + k * many_buffer<TYPE, S>::plane_words + warp() * M::plane;
+        const uint4 v = *(const uint4 *)(at + thread % 32 / 4 * 4);
+        out[0] = v.x;
+        out[1] = v.y;
+        out[2] = v.z;
+        out[3] = v.w;
     }
 
-    template <int TYPE> __device__ __forceinline__ struct weights_factors factors(const unsigned char *buffer, int r) const
+    /* Words t and 4 + t, t = lane % 4, of the lane's four outputs. */
+    template <int TYPE> __device__ __forceinline__ void words(const unsigned char *stage, const unsigned char *small, int a[4][2]) const
     {
         typedef weights_type<TYPE> T;
-        typedef many_buffer<TYPE> B;
-        const float *from = (const float *)(buffer + B::factors) + (r * LAYOUT_SLOTS + warp) * B::n_factors;
-        struct weights_factors f = {{from[0], T::halves ? from[1 % B::n_factors] : from[0]}, {0.0f, 0.0f}};
-        if (T::n_min > 0)
-            f.min[0] = from[(T::halves ? 2 : 1) % B::n_factors];
-        if (T::n_min == 2)
-            f.min[1] = from[3 % B::n_factors];
-        return f;
-    }
-
-    /* The warp's block of a group, into acc[m][j][2 h + c]: output 16 m + lane / 4 + 8 h, row of x 8 j + 2 (lane % 4) + c. */
-    template <int TYPE> __device__ __forceinline__ void multiply(const unsigned char *buffer, int n, float acc[2][4][4]) const
-    {
-        typedef weights_type<TYPE> T;
-        typedef many_buffer<TYPE> B;
-        const int l = many_fresh(lane), g = l / 4, t = l % 4;
-        int a[2][2][2]; /* tile of outputs, upper or lower eight, word */
-        struct weights_factors f[2][2];
+        typedef many_buffer<TYPE, S> B;
+        const unsigned l = thread % 32, t = l % 4;
+        uint32_t high[2][4] = {{0}};
         DEVICE_UNROLL
-        for (int m = 0; m < 2; m++)
+        for (int h = 0; h < B::n_high; h++)
+            plane<TYPE>(small, B::n_d + T::n_min + h, high[h]);
+        int low[2][4];
+        if constexpr (B::pieces) {
+            const unsigned char *at = stage + B::quants + (warp() / S * LAYOUT_ROWS * S + piece(4 * (l % 8) + l / 8, warp() % S)) * MANY_PIECE;
             DEVICE_UNROLL
-            for (int h = 0; h < 2; h++) {
-                words<TYPE>(buffer, 16 * m + 8 * h + g, t, n, a[m][h]);
-                f[m][h] = factors<TYPE>(buffer, 16 * m + 8 * h + g);
-            }
+            for (int c = 0; c < T::chunks; c++)
+                dev_ldmatrix_x4(low[c], at + c * MANY_ENTRIES * MANY_PIECE);
+        } else {
+            uint32_t pairs[2][4];
+            DEVICE_UNROLL
+            for (int h = 0; h < 2; h++)
+                plane<TYPE>(small, B::n_d + T::n_min + B::n_high + h, pairs[h]);
+            DEVICE_UNROLL
+            for (int h = 0; h < 8; h++)
+                low[h / 4][h % 4] = (int)(pairs[h / 4][h % 4] >> 2 * t & 0x03030303u);
+        }
         DEVICE_UNROLL
-        for (int j = 0; j < MANY_ROWS / 8; j++) {
+        for (int q = 0; q < 4; q++) {
+            uint32_t v[2] = {(uint32_t)low[0][q], (uint32_t)low[B::pieces && T::chunks == 1 ? 0 : 1][q]};
+            if (B::pieces && T::chunks == 1) {
+                v[0] = v[0] & 0x0f0f0f0fu;
+                v[1] = v[1] >> 4 & 0x0f0f0f0fu;
+            }
+            DEVICE_UNROLL
+            for (int h = 0; h < 2; h++)
+                if (T::high == 4)
+                    v[h] |= (high[0][q] >> (4 * h + t) & 0x01010101u) << (T::five ? 4 : 2);
+                else if (T::high == 8)
+                    v[h] |= (high[h][q] >> 2 * t & 0x03030303u) << 4;
+            a[q][0] = (int)v[0];
+            a[q][1] = (int)v[1];
+        }
+    }
+
+    /* Factors of the lane's four outputs. */
+    template <int TYPE> __device__ __forceinline__ void factors(const unsigned char *small, struct weights_factors f[4]) const
+    {
+        typedef many_buffer<TYPE, S> B;
+        uint32_t d[2][4], min[2][4] = {{0}};
+        DEVICE_UNROLL
+        for (int h = 0; h < B::n_d; h++)
+            plane<TYPE>(small, h, d[h]);
+        DEVICE_UNROLL
+        for (int h = 0; h < weights_type<TYPE>::n_min; h++)
+            plane<TYPE>(small, B::n_d + h, min[h]);
+        DEVICE_UNROLL
+        for (int q = 0; q < 4; q++)
+            f[q] = {{num_f32_from_bits(d[0][q]), num_f32_from_bits(d[B::n_d - 1][q])}, {num_f32_from_bits(min[0][q]), num_f32_from_bits(min[1][q])}};
+    }
+
+    /* The warp's block of a group into the chains of tiles m0 .. m0 + n - 1 of 16 outputs. */
+    template <int TYPE> __device__ __forceinline__ void multiply(const unsigned char *stage, const unsigned char *small, int m0, int n)
+    {
+        typedef weights_type<TYPE> T;
+        typedef many_buffer<TYPE, S> B;
+        const unsigned slot = warp() % S, l = thread % 32, r = l / 16 * 8 + l % 8;
+        const unsigned char *q = stage + (r * 2 * S + ((2 * slot + l / 8 % 2) ^ l % 8)) * MANY_PIECE;
+        const unsigned char *pairs_at = small + B::pairs + (slot * M::pairs + 2 * (l % 4)) * 8;
+        const unsigned char *thirds_at = small + B::thirds + (slot * M::thirds + 2 * (l % 4)) * 4;
+        int a[4][2];
+        words<TYPE>(stage, small, a);
+        struct weights_factors f[4];
+        factors<TYPE>(small, f);
+        DEVICE_UNROLL
+        for (int j = 0; j < M::rows / 8; j += 2) {
             if (r0 + 8 * j >= n_rows) /* the whole block of threads agrees */
                 continue;
-            const unsigned char *q = buffer + B::q + (8 * j + g) * 2 * LAYOUT_SLOTS * MANY_PIECE + 4 * t;
-            const int b[2] = {*(const int *)(q + (2 * warp ^ g) * MANY_PIECE), *(const int *)(q + ((2 * warp + 1) ^ g) * MANY_PIECE)};
-            const uint4 scales = *(const uint4 *)(buffer + B::scales + (warp * MANY_SCALES + 8 * j + 2 * t) * 8);
-            const float d[2] = {num_f32_from_bits(scales.x), num_f32_from_bits(scales.z)};
-            const uint32_t sums[2] = {scales.y, scales.w};
+            int b[4]; /* both words of row 8 j + l / 4 of x, then of row 8 j + 8 + l / 4 */
+            dev_ldmatrix_x4(b, q + 8 * j * 2 * S * MANY_PIECE);
             DEVICE_UNROLL
-            for (int m = 0; m < 2; m++) {
-                int sum[2][4];
-                DEVICE_UNROLL
-                for (int i = 0; i < 4; i++) {
-                    sum[0][i] = matrix_start<TYPE>(sums[i % 2], 0);
-                    sum[1][i] = T::halves ? matrix_start<TYPE>(sums[i % 2], 1) : 0;
-                }
+            for (int k = 0; k < 2; k++) {
+                const uint4 pairs = *(const uint4 *)(pairs_at + 8 * (j + k) * 8);
+                struct matrix_x v[2] = {{num_f32_from_bits(pairs.x), {pairs.y, 0}}, {num_f32_from_bits(pairs.z), {pairs.w, 0}}};
                 if constexpr (T::halves) {
-                    const int low[2] = {a[m][0][0], a[m][1][0]}, high[2] = {a[m][0][1], a[m][1][1]};
-                    dev_mma_s8_k16(sum[0], low, b);
-                    dev_mma_s8_k16(sum[1], high, b + 1);
-                } else {
-                    const int both[4] = {a[m][0][0], a[m][1][0], a[m][0][1], a[m][1][1]};
-                    dev_mma_s8_k32(sum[0], both, b);
+                    const uint2 thirds = *(const uint2 *)(thirds_at + 8 * (j + k) * 4);
+                    v[0].v[1] = thirds.x;
+                    v[1].v[1] = thirds.y;
                 }
                 DEVICE_UNROLL
-                for (int i = 0; i < 4; i++)
-                    acc[m][j][i] = matrix_mac<TYPE>(f[m][i / 2], sum[0][i], sum[1][i], d[i % 2], sums[i % 2], acc[m][j][i]);
+                for (int m = m0; m < m0 + n; m++)
+                    tile<TYPE>(f + 2 * m, a[2 * m], a[2 * m + 1], b + 2 * k, v, acc[m][j + k]);
             }
         }
     }
 
-    /* Leaves the chains in shared memory: slot warp, row of x, output. */
+    /* 16 outputs, upper and lower eight, by 8 rows of x. */
+    template <int TYPE>
+    __device__ __forceinline__ void tile(const struct weights_factors f[2], const int upper[2], const int lower[2], const int b[2],
+                                         const struct matrix_x v[2], float to[4])
+    {
+        typedef weights_type<TYPE> T;
+        int sum[2][4];
+        DEVICE_UNROLL
+        for (int i = 0; i < 4; i++) {
+            sum[0][i] = matrix_start<TYPE>(v[i % 2], 0);
+            sum[1][i] = T::halves ? matrix_start<TYPE>(v[i % 2], 1) : 0;
+        }
+        if constexpr (T::halves) {
+            const int first[2] = {upper[0], lower[0]}, second[2] = {upper[1], lower[1]};
+            dev_mma_s8_k16(sum[0], first, b);
+            dev_mma_s8_k16(sum[1], second, b + 1);
+        } else {
+            const int both[4] = {upper[0], lower[0], upper[1], lower[1]};
+            dev_mma_s8_k32(sum[0], both, b);
+        }
+        DEVICE_UNROLL
+        for (int i = 0; i < 4; i++)
+            to[i] = matrix_mac<TYPE>(f[i / 2], sum[0][i], sum[1][i], v[i % 2], to[i]);
+    }
+
     template <int TYPE> __device__ __forceinline__ void run()
     {
         if constexpr (!weights_type<TYPE>::is_float) {
-            typedef many_buffer<TYPE> B;
+            typedef many_buffer<TYPE, S> B;
+            thread = many_fresh(thread); /* nothing is computed for all types at once */
             const uint8_t *w = part + (size_t)stripe * weights_stripe_bytes<TYPE>(x.n_blocks);
             const int n_groups = (x.n_blocks + LAYOUT_SLOTS - 1) / LAYOUT_SLOTS;
-            float acc[2][4][4];
-            DEVICE_UNROLL
-            for (int i = 0; i < 32; i++)
-                acc[i / 16][i / 4 % 4][i % 4] = 0.0f;
-            struct scales<TYPE> next;
-            copy<TYPE>(w, 0, shared);
+            struct entry<TYPE> next;
             load<TYPE>(w, 0, &next);
-            put<TYPE>(next, shared);
+            DEVICE_LOOP
+            for (int g = 0; g < MANY_STAGES - 1; g++)
+                copy<TYPE>(w, g);
+            put<TYPE>(next, 0);
             DEVICE_LOOP
             for (int g = 0; g < n_groups; g++) {
-                unsigned char *buffer = shared + g % 2 * B::bytes, *other = shared + (g + 1) % 2 * B::bytes;
-                const int left = x.n_blocks - g * LAYOUT_SLOTS, n = left < LAYOUT_SLOTS ? left : LAYOUT_SLOTS;
-                dev_cp_wait(0);
-                __syncthreads(); /* all of this group is here, and nobody reads the other buffer any more */
-                if (g + 1 < n_groups) {
-                    copy<TYPE>(w, g + 1, other);
-                    load<TYPE>(w, g + 1, &next);
-                }
-                if (warp < n)
-                    multiply<TYPE>(buffer, n, acc);
+                dev_cp_wait(MANY_STAGES - 2);
+                __syncthreads(); /* all of this group is here, and nobody reads what the last one had any more */
                 if (g + 1 < n_groups)
-                    put<TYPE>(next, other);
-            }
-            __syncthreads(); /* the buffers become the chains' place */
-            DEVICE_UNROLL
-            for (int i = 0; i < 32; i++) {
-                const int m = i / 16, j = i / 4 % 4, r = 8 * j + 2 * (lane % 4) + i % 2, o = 16 * m + lane / 4 + 8 * (i / 2 % 2);
-                ((float *)shared)[(warp * MANY_ROWS + r) * MANY_STRIDE + o] = acc[m][j][i % 4];
+                    load<TYPE>(w, g + 1, &next);
+                copy<TYPE>(w, g + MANY_STAGES - 1);
+                if (g * LAYOUT_SLOTS + pass * S + (int)(warp() % S) < x.n_blocks) {
+                    const unsigned char *stage = shared + g % MANY_STAGES * B::stage, *small = shared + MANY_STAGES * B::stage + g % 2 * B::small;
+                    DEVICE_UNROLL
+                    for (int m = 0; m < 2; m += B::at_once)
+                        multiply<TYPE>(stage, small, m, B::at_once);
+                }
+                if (g + 1 < n_groups)
+                    put<TYPE>(next, g + 1);
             }
         }
     }
 };
 
-__global__ void __launch_bounds__(MANY_THREADS, 2) matrix_many(const struct device_product p)
+/* Leaves the chains of 32 rows of x, from row 8 J on, in shared memory: slot, row, output. */
+template <int S, int J>
+static __device__ __forceinline__ void many_leave(const float (&acc)[2][many_shape<S>::rows / 8][4], unsigned thread, float *chains)
 {
-    DYNAMIC_SHARED(shared);
-    constexpr int mine = MANY_ROWS * LAYOUT_ROWS / MANY_THREADS; /* elements of a thread: output lane of rows warp, warp + 8, ... of x */
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, r0 = (int)blockIdx.x * MANY_ROWS;
-    const int n_rows = matrix_rows(p);
-    const int per_block = r0 >= n_rows ? 0 : p.epilogue == EPILOGUE_SCORES ? MATRIX_SCORES_STRIPES : p.m.pair ? 2 : 1;
-    const float *chains = (const float *)shared;
-    float kept[mine]; /* PAIR: gate, then the activated product; SCORES: the maximum so far */
+    typedef many_shape<S> M;
+    const unsigned warp = thread / 32, lane = thread % 32;
     DEVICE_UNROLL
-    for (int k = 0; k < mine; k++)
-        kept[k] = -INFINITY;
+    for (int i = 0; i < 8; i++) {
+        const int j = J + i / 2, c = i % 2;
+        const unsigned r = 8 * (unsigned)(i / 2) + 2 * (lane % 4) + (unsigned)c;
+        *(float4 *)(chains + (warp % S * MANY_ROUND + r) * M::chain + warp / S * LAYOUT_ROWS + lane / 4 * 4) =
+            make_float4(acc[0][j][c], acc[0][j][2 + c], acc[1][j][c], acc[1][j][2 + c]);
+    }
+}
+
+/* One output of one row of x: the fold of half the slots, or of all. */
+template <int S> static __device__ __forceinline__ float many_fold(const float *chain)
+{
+    float v[S];
+    DEVICE_UNROLL
+    for (int j = 0; j < S; j++)
+        v[j] = chain[j * MANY_ROUND * many_shape<S>::chain];
+    const float half = (v[0] + v[1]) + (v[2] + v[3]);
+    return S == 4 ? half : half + ((v[4 % S] + v[5 % S]) + (v[6 % S] + v[7 % S]));
+}
+
+/* What a block of threads does in turn: passes of its tile, or of its tiles. */
+template <int S> struct many_turn {
+    typedef many_shape<S> M;
+    const struct device_product &p;
+    int k, r0;
+    __device__ __forceinline__ int tiles() const
+    {
+        const int epilogue = (int)many_fresh((unsigned)p.epilogue);
+        return epilogue == EPILOGUE_SCORES ? DEVICE_SCORES / M::outputs : epilogue == EPILOGUE_PAIR && M::stripes == 1 ? 2 : 1;
+    }
+    __device__ __forceinline__ int tile() const { return (int)blockIdx.y * tiles() + k / M::passes; }
+    __device__ __forceinline__ bool first_tile() const { return k < M::passes; }
+    __device__ __forceinline__ bool first_pass() const { return k % M::passes == 0; }
+    __device__ __forceinline__ bool last_pass() const { return k % M::passes == M::passes - 1; }
+    __device__ __forceinline__ bool last() const { return k == tiles() * M::passes - 1; }
+};
+
+/* The chains of 32 rows of x become outputs, or wait: a warp has rows, a lane has outputs. */
+template <int S>
+static __device__ __forceinline__ void many_finish(const struct device_product &p, const struct many_turn<S> &turn, int round, unsigned char *shared)
+{
+    typedef many_shape<S> M;
+    const struct matrix_stripe s = matrix_stripe_of(p.m, turn.tile(), M::stripes); /* of a pair, unused */
+    const unsigned thread = many_fresh(threadIdx.x);
+    const int warp = (int)(thread / 32), lane = (int)(thread % 32);
+    const bool pair = p.epilogue == EPILOGUE_PAIR, last = turn.last(), gate_waits = pair && M::stripes == 1 && !last;
+    const int n_rows = matrix_rows(p);
+    float *maxima = (float *)(shared + many_shared<S>::maxima);
     bool finite = true;
     DEVICE_LOOP
-    for (int i = 0; i < per_block; i++) {
-        const int stripe = (int)blockIdx.y * per_block + i;
-        if (stripe * LAYOUT_ROWS >= p.m.n_rows && p.epilogue == EPILOGUE_SCORES)
-            break;
-        const struct matrix_stripe s = matrix_stripe_of(p.m, stripe);
-        struct many_dots dots = {p.x, s.w, s.idx, r0, n_rows, warp, lane, shared};
-        weights_switch(s.type, dots);
-        __syncthreads();
+    for (int r = warp; r < MANY_ROUND; r += MANY_THREADS / 32) {
+        const int row = round * MANY_ROUND + r;
+        const float *chain = (const float *)(shared + many_shared<S>::ring) + r * M::chain + lane;
+        float *waits = (float *)shared + row * M::outputs + lane, most = -INFINITY, x[M::stripes];
         DEVICE_UNROLL
-        for (int k = 0; k < mine; k++) {
-            const int r = warp + k * (MANY_THREADS / 32);
-            float v[LAYOUT_SLOTS];
-            DEVICE_UNROLL
-            for (int j = 0; j < LAYOUT_SLOTS; j++)
-                v[j] = chains[(j * MANY_ROWS + r) * MANY_STRIDE + lane];
-            const float x = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
-            if (p.epilogue == EPILOGUE_PAIR) {
-                kept[k] = i == 0 ? x : matrix_activate(p.act, kept[k]) * x;
-            } else if (r0 + r < n_rows && lane < s.n) {
-                const float y = matrix_put(p, r0 + r, s.first_out + lane, x);
-                kept[k] = y > kept[k] ? y : kept[k];
+        for (int o = 0; o < M::stripes; o++) {
+            const int out = o * LAYOUT_ROWS + lane;
+            x[o] = many_fold<S>(chain + o * LAYOUT_ROWS);
+            if (!turn.first_pass())
+                x[o] = waits[o * LAYOUT_ROWS] + x[o];
+            if (!turn.last_pass() || gate_waits) {
+                waits[o * LAYOUT_ROWS] = x[o];
+            } else if (!pair && turn.r0 + row < n_rows && out < s.n) {
+                const float y = matrix_put(p, turn.r0 + row, s.first_out + out, x[o]);
+                most = y > most ? y : most;
                 finite = finite && y - y == 0.0f;
             }
         }
-        __syncthreads(); /* the chains have been read */
-    }
-    if (p.epilogue == EPILOGUE_PAIR) {
-        float *tile = (float *)shared; /* [rows of x][outputs] */
-        DEVICE_UNROLL
-        for (int k = 0; k < mine; k++)
-            tile[(warp + k * (MANY_THREADS / 32)) * LAYOUT_ROWS + lane] = kept[k];
-        __syncthreads();
-        const int r = warp * OPERAND_WARP + lane / 8; /* eight lanes a row of x, four values a lane */
-        const struct quad values = quad_load(tile + r * LAYOUT_ROWS, lane % 8 * OPERAND_QUAD, LAYOUT_ROWS);
-        operand_put(p.to, p.needs, r0 + r, r0 + r < n_rows ? (int)blockIdx.y : p.to.n_blocks, values, p.fault);
-    } else if (p.epilogue == EPILOGUE_SCORES) {
-        DEVICE_UNROLL
-        for (int k = 0; k < mine; k++) {
+        if (pair && last)
+            waits[0] = matrix_activate(p.act, M::stripes == 1 ? waits[0] : x[0]) * x[M::stripes - 1];
+        if (p.epilogue == EPILOGUE_SCORES && turn.last_pass()) {
             for (int step = 16; step > 0; step /= 2) {
-                const float other = __shfl_xor_sync(ALL_LANES, kept[k], step);
-                kept[k] = other > kept[k] ? other : kept[k];
+                const float other = __shfl_xor_sync(ALL_LANES, most, step);
+                most = other > most ? other : most;
             }
-            const int r = r0 + warp + k * (MANY_THREADS / 32);
-            if (lane == 0 && r < n_rows)
-                p.most[(size_t)r * gridDim.y + blockIdx.y] = kept[k];
+            if (lane == 0)
+                maxima[row] = turn.first_tile() || most > maxima[row] ? most : maxima[row];
         }
-        if (!finite)
-            atomicOr(p.fault, 1);
     }
+    if (p.epilogue == EPILOGUE_SCORES && !finite)
+        atomicOr(p.fault, 1);
+}
+
+template <int S> __global__ void __launch_bounds__(MANY_THREADS, S == LAYOUT_SLOTS ? 2 : 1) matrix_many(const struct device_product p)
+{
+    DYNAMIC_SHARED(shared);
+    typedef many_shape<S> M;
+    const bool pair = p.epilogue == EPILOGUE_PAIR, scores = p.epilogue == EPILOGUE_SCORES;
+    struct many_turn<S> turn = {p, 0, (int)blockIdx.x * M::rows};
+    unsigned char *ring = shared + many_shared<S>::ring;
+    DEVICE_LOOP
+    for (; turn.r0 < matrix_rows(p) && turn.k < turn.tiles() * M::passes; turn.k++) {
+        const int tile = turn.tile(), which = (int)(many_fresh(threadIdx.x) / (32 * S));
+        if (scores && tile * M::outputs >= p.m.n_rows)
+            break;
+        struct matrix_stripe s = pair ? matrix_stripe_of(p.m, tile * M::stripes + which, 1) : matrix_stripe_of(p.m, tile, M::stripes);
+        if (!pair && which * LAYOUT_ROWS < s.n) /* there is another beside it */
+            s.idx += which;
+        float acc[2][M::rows / 8][4];
+        DEVICE_UNROLL
+        for (int j = 0; j < M::rows; j++)
+            acc[j % 2][j / 8][j / 2 % 4] = 0.0f;
+        struct many_dots<S> dots = {p.x, s.w, s.idx, turn.k % M::passes, turn.r0, p.n_rows, threadIdx.x, ring, acc};
+        weights_switch(s.type, dots);
+        DEVICE_LOOP
+        for (int round = 0; round < M::rows / MANY_ROUND; round++) {
+            __syncthreads(); /* the ring has been read, or the last round's chains */
+            if (round == 0)
+                many_leave<S, 0>(acc, many_fresh(threadIdx.x), (float *)ring);
+            else
+                many_leave<S, M::rows / 8 - 4>(acc, many_fresh(threadIdx.x), (float *)ring);
+            __syncthreads();
+            many_finish<S>(p, turn, round, shared);
+        }
+        __syncthreads(); /* the last chains have been read, and all of a pair is here */
+    }
+    const int n_rows = matrix_rows(p);
+    if (pair) {
+        DEVICE_LOOP
+        for (int r = (int)threadIdx.x / 8; r < M::rows; r += MANY_THREADS / 8) { /* eight lanes a row of x, four values a lane */
+            const struct quad values = quad_load((const float *)shared + r * M::outputs, (int)threadIdx.x % 8 * OPERAND_QUAD, LAYOUT_ROWS);
+            operand_put(p.to, p.needs, turn.r0 + r, turn.r0 + r < n_rows ? (int)blockIdx.y : p.to.n_blocks, values, p.fault);
+        }
+    } else if (scores) {
+        for (int r = (int)threadIdx.x; r < M::rows; r += MANY_THREADS)
+            if (turn.r0 + r < n_rows)
+                p.most[(size_t)(turn.r0 + r) * gridDim.y + blockIdx.y] = ((const float *)(shared + many_shared<S>::maxima))[r];
+    }
+}
+
+/* Bytes of shared memory that a type needs for its ring. */
+template <int S> static int many_bytes(int type)
+{
+    switch (type) {
+#define MANY_BYTES(t, ...)     case t: return many_buffer<t, S>::bytes;
+        LAYOUT_TABLE(MANY_BYTES)
+#undef MANY_BYTES
+    default: return 0;
+    }
+}
+
+template <int S> static cudaError_t launch_many(const struct device_product *p, cudaStream_t stream)
+{
+    typedef many_shape<S> M;
+    matrix_check(p);
+    int bytes = many_shared<S>::chains;
+    for (int i = 0; i < p->m.n_parts; i++) {
+        assert(!matrix_is_float(p->m.parts[i].type));
+        const int needed = many_bytes<S>(p->m.parts[i].type);
+        bytes = needed > bytes ? needed : bytes;
+    }
+    bytes += many_shared<S>::ring;
+    cudaError_t error = cudaFuncSetAttribute((const void *)matrix_many<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess)
+        return error;
+    const dim3 grid((unsigned)((p->n_rows + M::rows - 1) / M::rows), (unsigned)matrix_n_tiles(*p, M::stripes));
+    LAUNCH(matrix_many<S>, grid, dim3(MANY_THREADS), (size_t)bytes, stream, *p);
+    return cudaGetLastError();
 }
 
 extern "C" cudaError_t launch_product_many(const struct device_product *p, cudaStream_t stream)
 {
-    matrix_check(p);
-    for (int i = 0; i < p->m.n_parts; i++)
-        assert(!matrix_is_float(p->m.parts[i].type));
-    const dim3 grid((unsigned)(p->n_rows + MANY_ROWS - 1) / MANY_ROWS, (unsigned)matrix_n_tiles(*p));
-    static_assert(MANY_SHARED <= 48 * 1024, "more must be asked for");
-    LAUNCH(matrix_many, grid, dim3(MANY_THREADS), MANY_SHARED, stream, *p);
-    return cudaGetLastError();
+    return launch_many<8>(p, stream);
+}
+
+extern "C" cudaError_t launch_product_large(const struct device_product *p, cudaStream_t stream)
+{
+    assert(!p->m.pair || p->m.parts[0].type == p->m.parts[1].type);
+    return launch_many<4>(p, stream);
 }
