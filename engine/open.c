@@ -96,6 +96,7 @@ static int load(struct loaded *l, const struct engine_options *opt, int n_thread
                               .n_threads = n_threads,
                               .max_rows = max_rows,
                               .max_out = max_out < max_rows ? max_out : max_rows,
+                              .max_seqs = opt->max_seqs,
                               .n_pages = plan_pages(opt, model_info(l->model), &l->device),
                               .progress = opt->progress,
                               .progress_arg = opt->progress_arg,

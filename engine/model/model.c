@@ -21,8 +21,9 @@
 #include "engine/model/weights.h"
 
 /* Rows of scores held at once. 32 streams are one group, so the usual step reads the vocabulary matrix once; more streams read it again for every 32,
- * which hides behind the arithmetic of 32 rows. */
+ * which hides behind the arithmetic of 32 rows. Not on a device that draws: it computes faster than it reads, and the scores stay with it. */
 #define SCORE_ROWS 32
+#define MAX_SCORE_ROWS 256
 
 struct model {
     struct gguf *file; /* NULL after model_drop_file */
@@ -155,6 +156,14 @@ fail:
 
 /* ---- loading ---- */
 
+static int score_rows(const struct model_options *opt, const struct backend_ops *ops)
+{
+    int n = SCORE_ROWS;
+    if (ops->draw != NULL && opt->max_seqs > n)
+        n = opt->max_seqs < MAX_SCORE_ROWS ? opt->max_seqs : MAX_SCORE_ROWS;
+    return opt->max_out < n ? opt->max_out : n;
+}
+
 static int open_backend(struct model *m, const struct model_options *opt, struct err *err)
 {
     const struct hparams *hp = &m->t.hp;
@@ -172,7 +181,7 @@ static int open_backend(struct model *m, const struct model_options *opt, struct
         .rope_dims = hp->rope_dims,
         .rope_neox = hp->rope_neox,
         .max_rows = opt->max_rows,
-        .max_scores = opt->max_out < SCORE_ROWS ? opt->max_out : SCORE_ROWS,
+        .max_scores = score_rows(opt, device.ops),
         .n_pages = opt->n_pages,
         .n_threads = opt->n_threads,
         .device = device.name,

@@ -40,6 +40,7 @@ struct model_options {
     int n_threads;      /* >= 1 */
     int max_rows;       /* rows of one step */
     int max_out;        /* wanted rows of one step, <= max_rows */
+    int max_seqs;       /* sequences of one step, for a device that holds scores of all of them; 0: few */
     int n_pages;        /* KV pages of KV_PAGE positions */
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes; may be NULL */
     void *progress_arg;

@@ -242,8 +242,9 @@ static const float *host_block_max(void *ctx, int i)
 /* As if a step had left the rows. */
 static void put_rows(struct rig *g, int n_rows)
 {
-    must(cudaMemcpy(g->c->scores, g->logits, (size_t)n_rows * g->c->scores_ld * sizeof *g->logits, cudaMemcpyHostToDevice));
-    must(cudaMemcpy(g->c->block_max, g->block_max, (size_t)(n_rows * g->n_blocks) * sizeof *g->block_max, cudaMemcpyHostToDevice));
+    const struct flight *f = &g->c->flights[g->c->next_flight];
+    must(cudaMemcpy(f->scores, g->logits, (size_t)n_rows * g->c->scores_ld * sizeof *g->logits, cudaMemcpyHostToDevice));
+    must(cudaMemcpy(f->block_max, g->block_max, (size_t)(n_rows * g->n_blocks) * sizeof *g->block_max, cudaMemcpyHostToDevice));
     g->c->first_score = 0;
     g->c->n_scores = n_rows;
     g->n_steps++;

@@ -17,6 +17,7 @@
 #define FILL_BYTES ((size_t)8 << 20) /* of each pinned buffer of weights, where a stripe is not larger */
 #define BLOCKS_OF_SM 8               /* small ones that run at once on a multiprocessor, about */
 #define MAX_EDITS ((size_t)1 << 16)  /* of logits, in a step; a row whose edits find no room is drawn by the host */
+#define MAX_CHANGED_ROWS 32          /* whole ones; the same is room for many more with a few edits each */
 #define CAPABILITY_MAJOR 8           /* int8 mma of 16x8x32 and cp.async */
 
 _Static_assert(DEVICE_BLOCK == QUANT_BLOCK && DEVICE_SLOTS == QUANT_SLOTS && DEVICE_PAGE == KV_PAGE && DEVICE_SCORES == SCORES_BLOCK,
@@ -214,7 +215,7 @@ static void carve_draws(struct cuda *c, struct carver *w)
 {
     size_t out = (size_t)c->shape.max_scores, scores = out * c->scores_ld, blocks = out * (size_t)c->n_score_blocks;
     struct device_draws *d = &c->draw;
-    d->changed = carve(w, scores, sizeof *d->changed);
+    d->changed = carve(w, (size_t)c->n_changed_blocks, sizeof *d->changed);
     d->changed_most = carve(w, blocks, sizeof *d->changed_most);
     d->touched = carve(w, blocks, sizeof *d->touched);
     d->raw_sums = carve(w, blocks, sizeof *d->raw_sums);
@@ -232,7 +233,7 @@ static void carve_draws(struct cuda *c, struct carver *w)
 static void carve_all(struct cuda *c, struct carver *w)
 {
     const struct backend_shape *s = &c->shape;
-    size_t rows = (size_t)s->max_rows, out = (size_t)s->max_scores;
+    size_t rows = (size_t)s->max_rows;
     int heads = s->n_head * s->head_dim, qkv = (s->n_head + 2 * s->n_kv) * s->head_dim;
     carve_rows(w, &c->x, s->d_model, s->max_rows);
     carve_rows(w, &c->qkv, qkv, s->max_rows);
@@ -242,8 +243,6 @@ static void carve_all(struct cuda *c, struct carver *w)
     carve_operand(w, &c->oo, heads, s->max_rows);
     carve_operand(w, &c->h, s->d_ff, s->max_rows);
     carve_operand(w, &c->v, s->d_model, s->max_scores);
-    c->scores = carve(w, out * c->scores_ld, sizeof *c->scores);
-    c->block_max = carve(w, out * (size_t)c->n_score_blocks, sizeof *c->block_max);
     c->partials = carve(w, (size_t)s->n_pages * (size_t)s->n_head * ATTEND_PARTIAL(c->kv.head_pad), sizeof *c->partials);
     c->items = carve(w, 2 * (size_t)s->n_pages, sizeof *c->items);
     c->tables.on_device = carve(w, (size_t)c->tables.n * (size_t)c->tables.max_pages, sizeof *c->tables.on_device);
@@ -263,6 +262,7 @@ static void size_from_shape(struct cuda *c)
     c->kv.head_elems = (size_t)2 * KV_PAGE * (size_t)c->kv.head_pad;
     c->edits_at = cuda_round_up((size_t)s->max_scores * sizeof(struct device_draw), CUDA_ALIGN);
     c->draw_bytes = c->edits_at + MAX_EDITS * sizeof(struct device_edit);
+    c->n_changed_blocks = (s->max_scores < MAX_CHANGED_ROWS ? s->max_scores : MAX_CHANGED_ROWS) * c->n_score_blocks;
     cuda_size_inputs(c);
 }
 

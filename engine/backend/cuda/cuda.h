@@ -42,13 +42,13 @@ struct staging {
     bool pending;
 };
 
-/* A step whose draws were enqueued and have not landed. */
+/* A step's scores, and its draws until they land. */
 struct flight {
     int n_out;
     cudaEvent_t done;
     struct drawn *drawn;          /* [max_scores] pinned, like the next */
     int *fault;
-    float *scores, *block_max;    /* in device memory: the rows that are not decided */
+    float *scores, *block_max;    /* in device memory: S, which stays until the step has landed */
 };
 
 #define FLIGHTS 2
@@ -93,7 +93,6 @@ struct cuda {
     uint8_t *work;
     struct device_rows x, qkv, o, t; /* t: what a post norm waits for */
     struct device_operand a, oo, h, v; /* A, O, H and the wanted rows */
-    float *scores, *block_max;
     size_t scores_ld;
     int n_score_blocks;
     float *partials;                 /* [n_pages][n_head] of attention */
@@ -118,6 +117,7 @@ struct cuda {
     /* Drawing; see cuda_draw.c. */
     struct device_draws draw;        /* what no step changes */
     size_t draw_bytes, edits_at;     /* of a step's draws */
+    int n_changed_blocks;            /* that there is room for */
     uint8_t *draws;                  /* in device memory */
     struct staging draw_steps[2];    /* on their way */
     int draw_step;

@@ -2,14 +2,15 @@
  *
  *   draw()  packs the draws and their edits into one of two pinned buffers, copies it, launches draw.cu, copies what was drawn into one of two
  *           flights and records an event. Ids stay in their slots, from where the next step's embedding takes them.
- *   land()  waits for the oldest flight's event alone: the next step may be running. Rows that were not decided have been set aside in the flight's
- *           own memory by the kernel and come over a second stream.
+ *   land()  waits for the oldest flight's event alone: the next step may be running, whose scores go to the other flight. Rows that were not decided
+ *           come over a second stream.
  *
- * Edits of a step are bounded: a row for which no room is left is not decided. */
+ * Edits of a step, and the blocks of logits that they touch, are bounded: a row for which no room is left is not decided. */
 #include <assert.h>
 #include <string.h>
 
 #include "engine/backend/cuda/cuda.h"
+#include "engine/numerics/numerics.h"
 
 #define MAX_INVERSE_TEMPERATURE 1e30f /* sampler.c's */
 
@@ -19,6 +20,7 @@ enum { GIVE_UP = -2 }; /* device_draw.id */
 struct packer {
     struct device_edit *edits;
     int n, room;
+    int n_blocks, block_room, most_blocks; /* that are changed; most of one row */
 };
 
 static bool penalises(const struct draw *d)
@@ -32,9 +34,12 @@ static bool pack_edits(struct packer *to, const struct draw *d, struct device_dr
 {
     const struct sampler_params *p = d->params;
     int n_counts = penalises(d) ? d->n_counts : 0;
-    if ((long)p->n_bias + d->n_bans + n_counts > to->room - to->n)
+    long n = (long)p->n_bias + d->n_bans + n_counts, n_blocks = n < to->most_blocks ? n : to->most_blocks;
+    if (n > to->room - to->n || n_blocks > to->block_room - to->n_blocks)
         return false;
     out->first_edit = to->n;
+    out->first_block = to->n_blocks;
+    to->n_blocks += (int)n_blocks;
     out->n_bias = p->n_bias;
     out->n_bans = d->n_bans;
     out->n_counts = n_counts;
@@ -66,6 +71,8 @@ static struct device_draw pack(struct packer *to, const struct draw *d, int n_vo
     out.top_k = p->top_k > 0 && p->top_k < n_vocab ? p->top_k : 0;
     out.top_p = p->top_p;
     out.min_p = p->min_p;
+    if (p->min_p > 0 && out.scale > 0)
+        out.min_p_depth = (1 - (float)num_log((double)p->min_p)) / out.scale;
     out.typical_p = p->typical_p;
     out.repetition_penalty = p->repetition_penalty;
     out.frequency_penalty = p->frequency_penalty;
@@ -80,7 +87,8 @@ static void enqueue_draws(struct cuda *c, const struct draw *draws, int n, struc
         return;
     c->draw_step ^= 1;
     struct device_draw *packed = (struct device_draw *)s->bytes;
-    struct packer to = {(struct device_edit *)(s->bytes + c->edits_at), 0, (int)((c->draw_bytes - c->edits_at) / sizeof *to.edits)};
+    struct packer to = {.edits = (struct device_edit *)(s->bytes + c->edits_at), .room = (int)((c->draw_bytes - c->edits_at) / sizeof *to.edits),
+                        .block_room = c->n_changed_blocks, .most_blocks = c->n_score_blocks};
     struct device_draws d = c->draw;
     for (int i = 0; i < n; i++) {
         packed[i] = pack(&to, &draws[i], c->shape.n_vocab);
@@ -94,10 +102,8 @@ static void enqueue_draws(struct cuda *c, const struct draw *draws, int n, struc
     d.n_rows = n;
     d.draws = (const struct device_draw *)c->draws;
     d.edits = (const struct device_edit *)(c->draws + c->edits_at);
-    d.scores = c->scores;
-    d.most = c->block_max;
-    d.kept = f->scores;
-    d.kept_most = f->block_max;
+    d.scores = f->scores;
+    d.most = f->block_max;
     if (!c->lost)
         cuda_check(c, launch_draws(&d, c->stream), "drawing");
     cuda_copy_back(c, f->drawn, c->draw.drawn, (size_t)n * sizeof *f->drawn, c->stream);

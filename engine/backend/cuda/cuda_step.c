@@ -136,6 +136,7 @@ void cuda_vocab(struct backend *be, const struct matrix *m, const struct vector 
     assert(m->d.n_cols == c->shape.d_model);
     assert(n > 0 && n <= c->shape.max_scores);
     assert(first >= 0 && first + n <= c->n_out);
+    const struct flight *f = &c->flights[c->next_flight];
     c->first_score = first;
     c->n_scores = n;
     cuda_finish_post(c);
@@ -144,8 +145,8 @@ void cuda_vocab(struct backend *be, const struct matrix *m, const struct vector 
     const struct device_norm norm = {.x = c->x.p, .ld = c->x.ld, .rows = c->batch.out + first, .n_rows = n, .w = w->values, .eps = eps, .to = c->v,
                                      .needs = m->needs, .fault = c->fault};
     cuda_check(c, launch_norm(&norm, c->stream), "norming");
-    const struct device_product p = {.m = m->d, .x = c->v, .n_rows = n, .epilogue = EPILOGUE_SCORES, .out = c->scores, .ld = (int)c->scores_ld,
-                                     .most = c->block_max, .fault = c->fault};
+    const struct device_product p = {.m = m->d, .x = c->v, .n_rows = n, .epilogue = EPILOGUE_SCORES, .out = f->scores, .ld = (int)c->scores_ld,
+                                     .most = f->block_max, .fault = c->fault};
     if (!c->lost)
         cuda_check(c, launch_product(&p, c->stream), "scoring");
 }
@@ -182,11 +183,12 @@ int cuda_report(struct cuda *c, const int *fault, struct err *err)
 int cuda_sync(struct backend *be, struct scores *scores_out, struct err *err)
 {
     struct cuda *c = cuda_of(be);
+    const struct flight *f = &c->flights[c->next_flight];
     size_t n = (size_t)c->n_scores;
     assert(c->n_flights == 0);
     if (cuda_enter(c)) {
-        cuda_copy_back(c, c->host.scores, c->scores, n * c->scores_ld * sizeof *c->scores, c->stream);
-        cuda_copy_back(c, c->host.block_max, c->block_max, n * (size_t)c->n_score_blocks * sizeof *c->block_max, c->stream);
+        cuda_copy_back(c, c->host.scores, f->scores, n * c->scores_ld * sizeof *f->scores, c->stream);
+        cuda_copy_back(c, c->host.block_max, f->block_max, n * (size_t)c->n_score_blocks * sizeof *f->block_max, c->stream);
         cuda_copy_back(c, c->host.fault, c->fault, sizeof *c->fault, c->stream);
         if (!c->lost)
             cuda_check(c, cudaStreamSynchronize(c->stream), "computing a step");

@@ -240,9 +240,10 @@ struct device_draw {
     double u;
     float scale;  /* 1 / temperature; 0: greedy */
     float top_p, min_p, typical_p;
+    float min_p_depth; /* a logit that far below the maximum weighs less than min_p of it */
     float repetition_penalty, frequency_penalty, presence_penalty;
     int n_bias, n_bans, n_counts; /* edits, one after another */
-    int first_edit;
+    int first_edit, first_block; /* its edits; its changed blocks, of which there are at most as many as edits */
 };
 
 struct device_draws {
@@ -251,10 +252,10 @@ struct device_draws {
     const struct device_draw *draws;  /* [n_rows] */
     const struct device_edit *edits;
     const float *scores, *most;    /* raw, and their blocks' maxima */
-    float *changed, *changed_most; /* after the edits: changed holds the touched blocks, changed_most all maxima */
-    int32_t *touched;              /* [n_rows][n_blocks] */
+    float (*changed)[DEVICE_SCORES]; /* blocks of logits after the edits */
+    float *changed_most;           /* all blocks' maxima after the edits */
+    int32_t *touched;              /* [n_rows][n_blocks] where a changed block is; below 0: it is as it was */
     float *raw_sums, *sums;        /* [n_rows][n_blocks] of exponentials: raw ones, and those that the draw is about */
-    float *kept, *kept_most;       /* where rows that are not decided are copied to */
     struct drawn *drawn;           /* [n_rows] */
     int32_t *slots;
     bool edits_any, sums_any;      /* whether a row has edits; whether one needs sums */
