@@ -194,6 +194,17 @@ def test_wherever_the_device_fails_a_sentence_says_so(what):
     assert failures >= (20 if what == "EMULATOR_FAULT_AT" else 8), failures
 
 
+def test_a_damaged_model_is_told_in_the_cpus_words(tmp_path):
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(TOY.read_bytes()[:-68] + b"\xff" * 68)  # NaN, in whatever the file ends with
+    said = {}
+    for device in "cpu", "cuda:0":
+        r = nextd("complete", "-m", damaged, "-p", "Hello", "-n", 2, "--device", device, binary=EMULATED)
+        assert r.returncode == 1
+        said[device] = r.stderr
+    assert b"not finite" in said["cpu"] and said["cuda:0"] == said["cpu"]
+
+
 # ---- a GPU that will not do ----
 
 UNFIT = {
