@@ -36,16 +36,20 @@ NVCC_NUMERICS := -fmad=false --ftz=false -prec-div=true -prec-sqrt=true
 NVCC_FLAGS    := -O3 $(NVCC_NUMERICS) -std=c++17 -I. -Xcompiler -fPIE,-Wall,-Wextra,-ffp-contract=off,-fvisibility=hidden
 NVCC_CODE     := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 
-# ptxas reports registers and spills of every kernel and architecture; the report is kept, and shown when something was spilled.
-$(BUILD)/engine/backend/cuda/%.o: engine/backend/cuda/%.cu
-	@mkdir -p $(@D)
-	$(NVCC) $(NVCC_FLAGS) $(NVCC_CODE) -Xptxas -v -MMD -MP -MF $(@:.o=.d) -c $< -o $@ 2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
-	@grep -v -E "^ptxas info|^ +[0-9]+ bytes stack frame|^$$" $(@:.o=.ptxas) >&2 || true
-	@! grep -B 1 -E '[1-9][0-9]* bytes spill' $(@:.o=.ptxas) >&2 || { echo '$<: registers are spilled' >&2; rm -f $@; exit 1; }
+# ptxas reports registers and spills of every kernel and architecture; the report is kept, and shown when something was spilled. The PTX on the way to
+# each object is kept, too: what is interpreted is what ptxas got.
+CUDA_KERNEL = $(BUILD)/engine/backend/cuda/$*
+$(BUILD)/engine/backend/cuda/%.o $(foreach a,$(CUDA_ARCHS),$(BUILD)/engine/backend/cuda/%.sm_$(a).ptx): engine/backend/cuda/%.cu
+	@rm -rf $(CUDA_KERNEL).keep && mkdir -p $(CUDA_KERNEL).keep
+	$(NVCC) $(NVCC_FLAGS) $(NVCC_CODE) -Xptxas -v -MMD -MP -MF $(CUDA_KERNEL).d --keep --keep-dir $(CUDA_KERNEL).keep -c $< -o $(CUDA_KERNEL).o \
+	  2> $(CUDA_KERNEL).ptxas || { cat $(CUDA_KERNEL).ptxas >&2; exit 1; }
+	@grep -v -E "^ptxas info|^ +[0-9]+ bytes stack frame|^$$" $(CUDA_KERNEL).ptxas >&2 || true
+	@! grep -B 1 -E '[1-9][0-9]* bytes spill' $(CUDA_KERNEL).ptxas >&2 || { echo '$<: registers are spilled' >&2; rm -f $(CUDA_KERNEL).o; exit 1; }
+	@for a in $(CUDA_ARCHS); do mv $(CUDA_KERNEL).keep/$*.compute_$$a.ptx $(CUDA_KERNEL).sm_$$a.ptx; done && rm -r $(CUDA_KERNEL).keep
 
-# One rule per architecture: a pattern has one stem.
+# PTX alone, of the tests' kernels. One rule per architecture: a pattern has one stem.
 define ptx_rule
-$$(BUILD)/%.sm_$(1).ptx: %.cu
+$$(BUILD)/tests/%.sm_$(1).ptx: tests/%.cu
 	@mkdir -p $$(@D)
 	$$(NVCC) $$(NVCC_FLAGS) -gencode arch=compute_$(1),code=compute_$(1) -ptx -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@
 endef
@@ -54,7 +58,7 @@ $(foreach a,$(CUDA_ARCHS),$(eval $(call ptx_rule,$(a))))
 need-nvcc:
 	@[ -n '$(NVCC)' ] || { echo 'this needs nvcc: scripts/get-cuda installs one' >&2; exit 1; }
 cuda-objects: need-nvcc $(CUDA_OBJ)
-cuda-ptx: need-nvcc $(CUDA_PTX)
+cuda-ptx: need-nvcc $(CUDA_OBJ) $(CUDA_PTX)
 .PHONY: need-nvcc cuda-objects cuda-ptx
 
 # ---- the emulated device ----
@@ -145,30 +149,29 @@ check-cuda: cuda-tests
 # run on the emulated device once more, with nvcc's PTX in the place of g++'s kernels (tests/cuda/ptx/device.cpp).
 PTX        := $(EMULATED)/tests/cuda/ptx
 PTX_OBJ    := $(patsubst %,$(EMULATED)/%.o,$(filter-out %/device.cpp $(wildcard tests/cuda/ptx/test_*.cpp),$(wildcard tests/cuda/ptx/*.cpp)))
-PTX_DEVICE := test_rows test_attend test_matrix test_cuda test_smollm2
+PTX_DEVICE := test_rows test_attend test_matrix test_draw test_cuda test_smollm2
 PTX_TESTS  := $(patsubst tests/cuda/ptx/%.cpp,$(PTX)/%,$(wildcard tests/cuda/ptx/test_*.cpp)) $(PTX_DEVICE:%=$(PTX)/device/%)
 $(PTX)/%.o: OPT := -O3 -g
 $(PTX)/%.cpp.o: EMULATED_CXX += $(EMULATED_ISA)
 $(PTX)/test_%: $(PTX)/test_%.cpp.o $(PTX_OBJ)
 	$(CXX) $(LDFLAGS) $(filter %.o,$^) -lcmocka -o $@
-# -rdynamic: a kernel is found by its name.
+# A step of any shape, for counting; see the program. -rdynamic: a kernel is found by its name.
+$(PTX)/ptx_counts: $(PTX)/ptx_counts.c.o $(PTX)/device.cpp.o $(PTX_OBJ) $(EMULATED)/libemulated.a $(BUILD)/libnextd.a
+	$(CXX) $(LDFLAGS) -rdynamic $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -ldl -o $@
+ptx-counts: $(PTX)/ptx_counts cuda-ptx
 $(PTX)/device/%: $(EMULATED)/tests/cuda/%.c.o $(PTX)/device.cpp.o $(PTX_OBJ) $(BACKEND_MATRIX) $(EMULATED)/libemulated.a $(BUILD)/libnextd.a
 	@mkdir -p $(@D)
 	$(CXX) $(LDFLAGS) -rdynamic $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka -ldl -o $@
 
 PTX_MICRO := $(foreach a,$(CUDA_ARCHS),$(BUILD)/tests/cuda/ptx/micro.sm_$(a).ptx)
-ptx-tests: need-nvcc $(PTX_TESTS) $(CUDA_PTX) $(CUDA_OBJ) $(PTX_MICRO)
-# What nvcc made of the kernels: 0 spills (cuda-objects), no float operation without explicit rounding, the bits of the CPU. No GPU needed. Every
-# kernel of every architecture is run; whole models with the PTX of the first one.
+ptx-tests: $(PTX_TESTS) cuda-ptx $(PTX_MICRO)
+# What nvcc made of the kernels: 0 spills (the objects' rule), no float operation without explicit rounding, the bits of the CPU. No GPU needed.
 check-ptx: ptx-tests
-	@for a in $(wordlist 2,9,$(CUDA_ARCHS)); do \
-	  echo "sm_$$a"; \
-	  PTX_FILES='$(CUDA_PTX)' PTX_MICRO=$(BUILD)/tests/cuda/ptx/micro.sm_$$a.ptx EMULATOR_PTX="$$(echo $(BUILD)/engine/backend/cuda/*.sm_$$a.ptx)" \
-	    scripts/run-tests $(PTX) test_micro test_rows test_attend test_matrix || exit 1; \
-	done
-	PTX_FILES='$(CUDA_PTX)' PTX_MICRO=$(firstword $(PTX_MICRO)) EMULATOR_PTX='$(filter %.sm_$(firstword $(CUDA_ARCHS)).ptx,$(CUDA_PTX))' \
-	  scripts/run-tests $(PTX)
-.PHONY: ptx-tests check-ptx
+	tests/cuda/run-ptx $(BUILD) $(PTX) $(CUDA_ARCHS)
+# What takes too long for every day: every barrier left out in turn, everything with the PTX of every architecture.
+check-cuda-long: check-mutants ptx-tests
+	tests/cuda/run-ptx --all $(BUILD) $(PTX) $(CUDA_ARCHS)
+.PHONY: ptx-counts ptx-tests check-ptx check-cuda-long
 
 # ---- a real GPU ----
 

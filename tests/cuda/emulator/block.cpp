@@ -517,6 +517,7 @@ static uint64_t gcd(uint64_t a, uint64_t b)
     return b ? gcd(b, a % b) : a;
 }
 
+const char *emu_label = "";
 void (*emu_interpreter)(const emu_call &call);
 
 void emu_run_grid(const emu_call &call)

@@ -332,9 +332,11 @@ template <class T> static inline T atomicCAS(T *p, T expected, T v)
 
 // ---- launches (stream.cpp) ----
 
+// What launches are called from now on, for those who list them: a word, kept by reference.
+extern const char *emu_label;
 // What a launch keeps: the arguments as they were. `run` is one thread's life.
 struct emu_call {
-    const char *name;
+    const char *name, *label = emu_label;
     const void *function;
     dim3 grid, block;
     size_t shared_bytes;

@@ -7,7 +7,7 @@
  * Taking the group that is furthest behind makes diverged lanes meet at the first instruction that both reach, since the compiler places what follows
  * a branch behind its sides. Lanes that share nothing but memory run in no particular order, so this order is as good as any. A program that never
  * ends is stopped by a limit on the instructions of a block. */
-#include "program.h"
+#include "tally.h"
 #include <fstream>
 #include <sstream>
 
@@ -23,7 +23,7 @@ constexpr unsigned MAX_THREADS = 1024;
 uint64_t n_executed_total = 0;
 
 /* Runs the lanes of `mask`, all of them at `pc`, until they reach `limit` (where others wait), diverge, park or end. */
-void run_group(warp &w, const instruction *code, uint32_t pc, uint32_t mask, uint32_t limit)
+template <bool COUNTS> void run_group(warp &w, const instruction *code, uint32_t pc, uint32_t mask, uint32_t limit)
 {
     uint64_t n = 0;
     const uint64_t lanes = static_cast<uint64_t>(__builtin_popcount(mask));
@@ -31,6 +31,8 @@ void run_group(warp &w, const instruction *code, uint32_t pc, uint32_t mask, uin
         const instruction &i = code[pc];
         uint32_t m = mask;
         n += lanes;
+        if constexpr (COUNTS)
+            w.tally->issue(w, pc, mask);
         if (i.guarded)
             m &= w.predicate(i.guard);
         if (i.kind == kind::plain) {
@@ -119,7 +121,10 @@ stop run_warp(warp &w, const instruction *code)
                 next = w.pc[l];
             }
         }
-        run_group(w, code, low, mask, next);
+        if (w.tally != nullptr)
+            run_group<true>(w, code, low, mask, next);
+        else
+            run_group<false>(w, code, low, mask, next);
     }
 }
 
@@ -136,11 +141,13 @@ void fill(warp &w, uint32_t row, uint64_t bits, bool wide)
 unsigned axis_of(const dim &d, int axis) { return axis == 0 ? d.x : axis == 1 ? d.y : d.z; }
 
 /* Once per launch. Registers that nobody has written are all ones. */
-void prepare(warp &w, block_state *b, int number)
+void prepare(warp &w, block_state *b, int number, tally *t)
 {
     const kernel &k = *b->kernel;
     const unsigned n_threads = b->size.x * b->size.y * b->size.z, first = static_cast<unsigned>(number) * WARP;
     w.block = b;
+    w.tally = t;
+    w.last_hit = {0, 0}; // buffers come and go between launches
     w.first_thread = static_cast<int>(first);
     w.full = n_threads - first >= WARP ? ~0u : (1u << (n_threads - first)) - 1;
     w.rows.assign(static_cast<size_t>(k.n_rows) * WARP, ~0u);
@@ -225,7 +232,8 @@ void fail_at(const warp &w, const instruction &i, int lane, const std::string &s
                 (i.text != nullptr ? i.text : ""));
 }
 
-void run_grid(const program &p, const kernel &k, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments, bool backwards)
+void run_grid(const program &p, const kernel &k, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments,
+              const launch_options &options)
 {
     const unsigned n_threads = block.x * block.y * block.z;
     if (n_threads == 0 || n_threads > MAX_THREADS || grid.x == 0 || grid.y == 0 || grid.z == 0)
@@ -245,16 +253,25 @@ void run_grid(const program &p, const kernel &k, dim grid, dim block, size_t sha
                         std::to_string(k.parameters[n].n_bytes));
         memcpy(&b.parameters[k.parameters[n].offset], arguments[n].value, arguments[n].n_bytes);
     }
-    std::vector<warp> warps((n_threads + WARP - 1) / WARP);
+    static std::vector<warp> warps; // keeps its memory from launch to launch
+    warps.resize((n_threads + WARP - 1) / WARP);
+    std::unique_ptr<tally> counter;
+    if (options.counts_out != nullptr)
+        counter = std::make_unique<tally>(k, warps.size());
     for (size_t n = 0; n < warps.size(); n++)
-        prepare(warps[n], &b, static_cast<int>(n));
+        prepare(warps[n], &b, static_cast<int>(n), counter.get());
     const uint64_t n_blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-    for (uint64_t n = 0; n < n_blocks; n++) {
-        uint64_t number = backwards ? n_blocks - 1 - n : n;
+    const uint64_t n_run = options.most_blocks != 0 && options.most_blocks < n_blocks ? options.most_blocks : n_blocks;
+    for (uint64_t n = 0; n < n_run; n++) {
+        const uint64_t nth = options.backwards ? n_run - 1 - n : n, number = (2 * nth + 1) * n_blocks / (2 * n_run); // the middles of n_run parts
         const uint64_t above = number / grid.x;
         b.at = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(above % grid.y), static_cast<unsigned>(above / grid.y)};
-        run_block(&b, &warps, backwards);
+        run_block(&b, &warps, options.backwards);
+        if (counter != nullptr)
+            counter->end_block();
     }
+    if (counter != nullptr)
+        *options.counts_out = counter->result(n_blocks);
 }
 
 uint64_t n_executed() { return n_executed_total; }
@@ -284,12 +301,13 @@ std::vector<std::string> module::kernels() const
     return names;
 }
 
-void module::launch(const std::string &name, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments, bool backwards) const
+void module::launch(const std::string &name, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments,
+                    const launch_options &options) const
 {
     auto found = program_->kernels.find(name);
     if (found == program_->kernels.end())
         throw error(program_->path + ": no kernel " + name);
-    run_grid(*program_, found->second, grid, block, shared_bytes, arguments, backwards);
+    run_grid(*program_, found->second, grid, block, shared_bytes, arguments, options);
 }
 
 } // namespace ptx

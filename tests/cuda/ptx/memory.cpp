@@ -4,6 +4,7 @@
  * hit last, and lane by lane only when that fails. A cp.async is done at the latest moment that the program permits, when its group is waited for;
  * until then its target is filled with 0xff, so that reading early cannot go unseen. */
 #include "lanes.h"
+#include "tally.h"
 
 namespace ptx {
 namespace {
@@ -301,11 +302,13 @@ void resolve(warp &w, const instruction &i, uint32_t mask, space where, uint32_t
     if (mask == ~0u && (where == space::global || where == space::generic) && all_in_last_hit(w, address, n_bytes)) {
         for (int l = 0; l < WARP; l++)
             places_out[l] = reinterpret_cast<uint8_t *>(address[l]);
-        return;
+    } else {
+        for (int l = 0; l < WARP; l++)
+            if (is_active(mask, l))
+                places_out[l] = place(w, i, l, where, address[l], n_bytes);
     }
-    for (int l = 0; l < WARP; l++)
-        if (is_active(mask, l))
-            places_out[l] = place(w, i, l, where, address[l], n_bytes);
+    if (w.tally != nullptr)
+        w.tally->access(w, i, mask, where, address, n_bytes);
 }
 
 bool find_memory(const std::string &opcode, operation *out)

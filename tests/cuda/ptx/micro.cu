@@ -330,6 +330,67 @@ KERNEL copies(const int4 *in, int4 *out, int4 *early)
     out[32 + l] = buffer[1][l];
 }
 
+// ---- with known costs ----
+
+// 4 bytes a lane, side by side, from a float that may lie off a sector's begin; 16 bytes a lane to out.
+KERNEL count_rows(const float *in, float4 *out, int stride)
+{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float x = in[i * stride];
+    out[i] = make_float4(x, x, x, x);
+}
+
+// A word a lane, `stride` words apart, and 16 bytes a lane, `stride` times 16 apart.
+KERNEL count_banks(int4 *out, int stride)
+{
+    __shared__ __align__(16) int words[32 * 32];
+    int l = threadIdx.x;
+    for (int k = 0; k < 32; k++)
+        words[32 * k + l] = k;
+    __syncthreads();
+    int x = words[l * stride];
+    int4 v = *(int4 *)&words[l * stride * 4 % 1024];
+    out[l] = make_int4(v.x + x, v.y, v.z, v.w);
+}
+
+// Lane l takes l % 5 + 1 turns; odd lanes read elsewhere than even ones.
+KERNEL count_turns(const int *in, int *out)
+{
+    int l = threadIdx.x, sum = 0;
+#pragma unroll 1
+    for (int k = 0; k <= l % 5; k++) {
+        sum += in[32 * k + l];
+        asm volatile("" ::: "memory"); // nothing is read ahead
+        if (l % 2 == 1)
+            sum += in[1024 + k];
+    }
+    out[l] = sum;
+}
+
+// n fused multiply-adds, n products of matrices, n asynchronous copies of 16 bytes a lane and n ldmatrix of rows 16 bytes or more apart.
+KERNEL count_work(const int4 *in, float *out, float a, int n, int row_bytes)
+{
+    extern __shared__ __align__(16) int4 rows[];
+    int l = threadIdx.x, d[4] = {0, 0, 0, 0}, r[4] = {0, 0, 0, 0};
+    unsigned at = (unsigned)__cvta_generic_to_shared((char *)rows + l * row_bytes);
+    float x = a;
+#pragma unroll 1
+    for (int k = 0; k < n; k++) {
+        x = __fmaf_rn(x, a, 1.0f);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(in + l) : "memory");
+        asm volatile("cp.async.wait_all;" ::: "memory");
+        __syncwarp();
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                     : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(l), "r"(k));
+    }
+    out[l] = x + (float)(d[0] + d[1] + d[2] + d[3]);
+}
+
 // ---- wrong on purpose ----
 
 KERNEL wrong_alignment(const char *in, int *out) { out[threadIdx.x] = *(const int *)(in + 2 * threadIdx.x); }

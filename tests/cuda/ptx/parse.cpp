@@ -483,6 +483,7 @@ void parser::statement(const std::string &text)
     }
     size_t end = rest.find_first_of(" \t\n{");
     std::string opcode = rest.substr(0, end), operands = end == std::string::npos ? "" : trimmed(rest.substr(end));
+    i.issue = issue_class_of(opcode);
     decode(i, opcode, operands);
     statement_text = nullptr;
 }
@@ -669,6 +670,7 @@ void parser::entry(const std::string &header)
     }
     instruction last; // falling off the end
     last.kind = kind::end;
+    last.issue = ISSUE_BRANCH;
     last.text = "}";
     add(last);
     // Dynamic shared memory lies behind the rest, all of it under each of its names.

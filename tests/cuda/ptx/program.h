@@ -51,6 +51,7 @@ struct instruction {
     int64_t offset = 0;          // added to an address
     int64_t offset2 = 0;         // to the second one
     int64_t mode = 0;            // as its operation says
+    issue_class issue = ISSUE_MOVE;
     const char *text = nullptr;
 };
 
@@ -105,6 +106,8 @@ struct block_state {
     std::vector<uint8_t> shared, parameters;
 };
 
+class tally; // tally.h
+
 struct warp {
     block_state *block = nullptr;
     int first_thread = 0;
@@ -118,6 +121,7 @@ struct warp {
     uint32_t group[WARP] = {};      // cp.async groups committed by each lane
     range last_hit = {0, 0};
     uint64_t n_executed = 0;
+    class tally *tally = nullptr;   // counts, if given
 
     uint32_t *row32(uint32_t r) { return &rows[(size_t)r * WARP]; }
     uint64_t *row64(uint32_t r) { return reinterpret_cast<uint64_t *>(&rows[(size_t)r * WARP]); }
@@ -159,7 +163,8 @@ int type_bytes(const std::string &type);
 /* Where each active lane's access lies in this process's memory, checked: alignment to n_bytes, bounds. `base` is the address's operand. */
 void resolve(warp &w, const instruction &i, uint32_t mask, space where, uint32_t base, int64_t offset, uint32_t n_bytes, uint8_t *places_out[WARP]);
 
-void run_grid(const program &p, const kernel &k, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments, bool backwards);
+void run_grid(const program &p, const kernel &k, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments,
+              const launch_options &options);
 
 } // namespace ptx
 

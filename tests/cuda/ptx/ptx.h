@@ -15,6 +15,7 @@
 #ifndef NEXTD_TEST_PTX_H
 #define NEXTD_TEST_PTX_H
 
+#include "counts.h"
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -48,6 +49,13 @@ void find_ranges_with(range_finder finder);
 
 struct program; // program.h
 
+struct launch_options {
+    bool backwards = false;       // blocks, and warps within a block, in descending order
+    uint64_t most_blocks = 0;     // runs at most so many, spread over the grid: for counting; 0: all
+    counts *counts_out = nullptr; // counted if given
+};
+
+
 /* A parsed .ptx file. Throws error. */
 class module {
 public:
@@ -55,10 +63,9 @@ public:
     ~module();
     bool has(const std::string &kernel) const;
     std::vector<std::string> kernels() const;
-    /* Runs every block of the grid. `arguments` in the kernel's order; dynamic shared memory in bytes. backwards: blocks, and warps within a block,
-     * in descending order. Throws error. */
+    /* Runs every block of the grid. `arguments` in the kernel's order; dynamic shared memory in bytes. Throws error. */
     void launch(const std::string &kernel, dim grid, dim block, size_t shared_bytes, const std::vector<argument> &arguments,
-                bool backwards = false) const;
+                const launch_options &options = launch_options()) const;
 
 private:
     std::unique_ptr<program> program_;

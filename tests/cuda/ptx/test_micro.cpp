@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engine/numerics/numerics.h"
-#include "tests/cuda/ptx/ptx.h"
+#include "tests/cuda/ptx/micro.h"
 
 // After the others: it has no C++ guard of its own, and a macro named fail.
 #include <setjmp.h>
@@ -26,30 +26,10 @@ using std::vector;
 
 static const ptx::module *micro;
 
-/* Arguments of a launch, by their values. */
-struct call {
-    vector<vector<uint8_t>> values;
-    vector<ptx::argument> arguments;
-    template <class T> void add(const T &x)
-    {
-        const uint8_t *p = reinterpret_cast<const uint8_t *>(&x);
-        values.emplace_back(p, p + sizeof x);
-    }
-};
-
-template <class... A> static void launch(const char *kernel, unsigned n_blocks, unsigned n_threads, size_t shared_bytes, bool backwards, A... a)
-{
-    call c;
-    (c.add(a), ...);
-    for (const auto &v : c.values)
-        c.arguments.push_back({v.data(), v.size()});
-    micro->launch(kernel, {n_blocks, 1, 1}, {n_threads, 1, 1}, shared_bytes, c.arguments, backwards);
-}
-
 template <class... A> static void run(const char *kernel, unsigned n_blocks, unsigned n_threads, A... a)
 {
     try {
-        launch(kernel, n_blocks, n_threads, 0, false, a...);
+        launch(*micro, kernel, n_blocks, n_threads, 0, ptx::launch_options(), a...);
     } catch (const ptx::error &e) {
         fail_msg("%s", e.what());
     }
@@ -58,7 +38,7 @@ template <class... A> static void run(const char *kernel, unsigned n_blocks, uns
 template <class... A> static void expect_failure(const char *words, const char *kernel, unsigned n_threads, A... a)
 {
     try {
-        launch(kernel, 1, n_threads, 0, false, a...);
+        launch(*micro, kernel, 1, n_threads, 0, ptx::launch_options(), a...);
     } catch (const ptx::error &e) {
         if (strstr(e.what(), words) == nullptr)
             fail_msg("%s: expected '%s', got: %s", kernel, words, e.what());
@@ -382,8 +362,10 @@ static void shares_memory_in_a_block(void **)
     for (size_t i = 0; i < in.size(); i++)
         in[i] = int(random_word() % 1000);
     try {
-        launch("shared", BLOCKS, N, N * EACH * sizeof(int), false, in.data(), forward.data(), int(EACH));
-        launch("shared", BLOCKS, N, N * EACH * sizeof(int), true, in.data(), backward.data(), int(EACH));
+        ptx::launch_options options;
+        launch(*micro, "shared", BLOCKS, N, N * EACH * sizeof(int), options, in.data(), forward.data(), int(EACH));
+        options.backwards = true;
+        launch(*micro, "shared", BLOCKS, N, N * EACH * sizeof(int), options, in.data(), backward.data(), int(EACH));
     } catch (const ptx::error &e) {
         fail_msg("%s", e.what());
     }
@@ -586,7 +568,7 @@ static void finds_wrong_addresses(void **)
     int *in = reinterpret_cast<int *>((reinterpret_cast<uintptr_t>(arena) & ~uintptr_t(255)) + 1024), *out = in + 256;
     ptx::find_ranges_with(find_in_arena);
     try {
-        launch("wrong_read", 1, 32, 0, false, in, out, 0);
+        launch(*micro, "wrong_read", 1, 32, 0, ptx::launch_options(), in, out, 0);
     } catch (const ptx::error &e) {
         fail_msg("%s", e.what());
     }
