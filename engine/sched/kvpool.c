@@ -10,10 +10,13 @@
  *    └────────────────────────────────────────── cached, unheld (LRU list) ──────┘
  *                 evicted by acquire
  *
+ * While steps are in flight a page rests on the way from its last release to the free list or the LRU list. Steps are numbered as they are launched;
+ * a page rests until the newest one at its release has landed, so the list of those that rest is in the order of their ends.
+ *
  * A cached page is a node of a tree: its key is (scope, parent page, its 64 token ids), found through a hash table and compared in full, so equal
  * hashes never share. A parent outlives its children without a count of them: whoever holds a child holds its ancestors too, and a sequence
- * releases its pages last to first, so in the LRU list a page always stands behind its unheld children and eviction from the front meets children
- * first. That is why a parent's index identifies it for as long as the child exists (n_children asserts it).
+ * releases its pages last to first, so at rest and in the LRU list a page always stands behind its unheld children and eviction from the front
+ * meets children first. That is why a parent's index identifies it for as long as the child exists (n_children asserts it).
  *
  * Two sequences may compute the same page at the same time. The second to publish is given the first one's page and its own becomes free: by the
  * engine's invariance both hold the same bits.
@@ -33,7 +36,14 @@ struct page {
     int n_children;        /* cached pages whose parent this is */
     int32_t hash_next;     /* chain of the hash bucket, or -1; cached only */
     uint32_t bucket;       /* cached only */
-    int32_t prev, next;    /* LRU list when cached without holders; `next` also links the free list */
+    bool rests;
+    uint64_t rests_until;  /* that step has landed */
+    int32_t prev, next;    /* in the list of those that rest, or the LRU list when cached without holders; `next` also links the free list */
+};
+
+struct list {
+    int32_t first, last; /* -1: empty */
+    int n;
 };
 
 struct kvpool {
@@ -44,8 +54,10 @@ struct kvpool {
     uint32_t n_buckets;        /* power of two */
     int32_t *buckets;          /* [n_buckets] first page of the chain, or -1 */
     int32_t first_free;
-    int32_t lru_first, lru_last; /* first: used longest ago */
-    int n_free, n_lru, n_cached;
+    struct list lru;           /* first: used longest ago */
+    struct list resting;       /* first: released longest ago */
+    uint64_t n_launched, n_landed; /* steps */
+    int n_free, n_cached;
 };
 
 struct kvpool *kvpool_create(int n_pages, bool prefix_cache)
@@ -68,7 +80,7 @@ struct kvpool *kvpool_create(int n_pages, bool prefix_cache)
     }
     memset(p->buckets, 0xff, p->n_buckets * sizeof *p->buckets);
     p->first_free = -1;
-    p->lru_first = p->lru_last = -1;
+    p->lru = p->resting = (struct list){.first = -1, .last = -1};
     for (int32_t i = n_pages - 1; i >= 0; i--) {
         p->pages[i].next = p->first_free;
         p->first_free = i;
@@ -96,31 +108,31 @@ static void free_push(struct kvpool *p, int32_t i)
     p->n_free++;
 }
 
-static void lru_append(struct kvpool *p, int32_t i)
+static void list_append(struct kvpool *p, struct list *l, int32_t i)
 {
     struct page *page = &p->pages[i];
-    page->prev = p->lru_last;
+    page->prev = l->last;
     page->next = -1;
-    if (p->lru_last >= 0)
-        p->pages[p->lru_last].next = i;
+    if (l->last >= 0)
+        p->pages[l->last].next = i;
     else
-        p->lru_first = i;
-    p->lru_last = i;
-    p->n_lru++;
+        l->first = i;
+    l->last = i;
+    l->n++;
 }
 
-static void lru_remove(struct kvpool *p, int32_t i)
+static void list_remove(struct kvpool *p, struct list *l, int32_t i)
 {
     struct page *page = &p->pages[i];
     if (page->prev >= 0)
         p->pages[page->prev].next = page->next;
     else
-        p->lru_first = page->next;
+        l->first = page->next;
     if (page->next >= 0)
         p->pages[page->next].prev = page->prev;
     else
-        p->lru_last = page->prev;
-    p->n_lru--;
+        l->last = page->prev;
+    l->n--;
 }
 
 /* ---- the tree of cached pages ---- */
@@ -167,10 +179,10 @@ int32_t kvpool_acquire(struct kvpool *p)
         p->first_free = p->pages[i].next;
         p->n_free--;
     } else {
-        i = p->lru_first;
+        i = p->lru.first;
         if (i < 0)
             return -1;
-        lru_remove(p, i);
+        list_remove(p, &p->lru, i);
         forget(p, i);
     }
     assert(p->pages[i].n_holders == 0);
@@ -184,8 +196,18 @@ void kvpool_share(struct kvpool *p, int32_t i)
     struct page *page = &p->pages[i];
     assert(page->n_holders > 0 || page->cached);
     if (page->n_holders == 0)
-        lru_remove(p, i);
+        list_remove(p, page->rests ? &p->resting : &p->lru, i);
+    page->rests = false;
     page->n_holders++;
+}
+
+/* Nobody holds the page and no step uses it. */
+static void retire(struct kvpool *p, int32_t i)
+{
+    if (p->pages[i].cached)
+        list_append(p, &p->lru, i);
+    else
+        free_push(p, i);
 }
 
 void kvpool_release(struct kvpool *p, int32_t i)
@@ -195,10 +217,34 @@ void kvpool_release(struct kvpool *p, int32_t i)
     assert(page->n_holders > 0);
     if (--page->n_holders > 0)
         return;
-    if (page->cached)
-        lru_append(p, i);
-    else
-        free_push(p, i);
+    if (kvpool_n_in_flight(p) == 0) {
+        retire(p, i);
+        return;
+    }
+    page->rests = true;
+    page->rests_until = p->n_launched;
+    list_append(p, &p->resting, i);
+}
+
+void kvpool_launched(struct kvpool *p)
+{
+    p->n_launched++;
+}
+
+void kvpool_landed(struct kvpool *p)
+{
+    assert(p->n_landed < p->n_launched);
+    p->n_landed++;
+    for (int32_t i; (i = p->resting.first) >= 0 && p->pages[i].rests_until <= p->n_landed;) {
+        list_remove(p, &p->resting, i);
+        p->pages[i].rests = false;
+        retire(p, i);
+    }
+}
+
+int kvpool_n_in_flight(const struct kvpool *p)
+{
+    return (int)(p->n_launched - p->n_landed);
 }
 
 int kvpool_match(struct kvpool *p, uint64_t scope, const int32_t *tokens, int n_tokens, int32_t *pages_out, int max_pages)
@@ -222,6 +268,8 @@ int32_t kvpool_publish(struct kvpool *p, uint64_t scope, int32_t parent, int32_t
         return i;
     assert(kvpool_is_private(p, i));
     assert(parent == KVPOOL_ROOT || (p->pages[parent].cached && p->pages[parent].n_holders > 0));
+    for (int k = 0; k < KV_PAGE; k++)
+        assert(tokens[k] >= 0); /* known, not still to be drawn */
     uint32_t bucket = key_bucket(p, scope, parent, tokens);
     int32_t twin = find(p, bucket, scope, parent, tokens);
     if (twin >= 0) {
@@ -259,12 +307,12 @@ int kvpool_n_pages(const struct kvpool *p)
 
 int kvpool_n_available(const struct kvpool *p)
 {
-    return p->n_free + p->n_lru;
+    return p->n_free + p->lru.n;
 }
 
 int kvpool_n_held(const struct kvpool *p)
 {
-    return p->n_pages - p->n_free - p->n_lru;
+    return p->n_pages - kvpool_n_available(p);
 }
 
 int kvpool_n_cached(const struct kvpool *p)
@@ -279,16 +327,25 @@ bool kvpool_caches(const struct kvpool *p)
 
 void kvpool_check(const struct kvpool *p)
 {
-    int n_free = 0, n_lru = 0, n_cached = 0, n_chained = 0, n_children = 0, n_parents = 0;
+    int n_free = 0, n_lru = 0, n_resting = 0, n_cached = 0, n_chained = 0, n_children = 0, n_parents = 0;
     for (int32_t i = p->first_free; i >= 0; i = p->pages[i].next, n_free++) {
         assert(n_free < p->n_pages);
         assert(p->pages[i].n_holders == 0);
         assert(!p->pages[i].cached);
     }
-    for (int32_t i = p->lru_first; i >= 0; i = p->pages[i].next, n_lru++) {
+    for (int32_t i = p->lru.first; i >= 0; i = p->pages[i].next, n_lru++) {
         assert(n_lru < p->n_pages);
         assert(p->pages[i].n_holders == 0);
         assert(p->pages[i].cached);
+        assert(!p->pages[i].rests);
+    }
+    uint64_t until = p->n_landed + 1;
+    for (int32_t i = p->resting.first; i >= 0; i = p->pages[i].next, n_resting++) {
+        assert(n_resting < p->n_pages);
+        assert(p->pages[i].n_holders == 0);
+        assert(p->pages[i].rests);
+        assert(p->pages[i].rests_until >= until && p->pages[i].rests_until <= p->n_launched);
+        until = p->pages[i].rests_until;
     }
     for (int32_t i = 0; i < p->n_pages; i++) {
         const struct page *page = &p->pages[i];
@@ -306,7 +363,8 @@ void kvpool_check(const struct kvpool *p)
     for (uint32_t b = 0; b < p->n_buckets; b++)
         for (int32_t i = p->buckets[b]; i >= 0; i = p->pages[i].hash_next, n_chained++)
             assert(p->pages[i].cached && p->pages[i].bucket == b);
-    assert(n_free == p->n_free && n_lru == p->n_lru);
+    assert(n_free == p->n_free && n_lru == p->lru.n);
+    assert(n_resting == p->resting.n);
     assert(n_cached == p->n_cached && n_chained == n_cached);
     assert(n_children == n_parents);
 }

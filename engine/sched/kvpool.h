@@ -1,6 +1,9 @@
 /* kvpool.h: the KV pages of the engine: who holds which, and which ones may be used again by others (the prefix cache).
  *
- * A page is an index; what it contains is the backend's affair. Single-threaded; allocates only in kvpool_create. */
+ * A page is an index; what it contains is the backend's affair. Single-threaded; allocates only in kvpool_create.
+ *
+ * A step that was launched may use pages until it has landed, whoever held them. So a page that loses its last holder meanwhile rests, and can be
+ * acquired only when every step that was launched before has landed. */
 #ifndef NEXTD_KVPOOL_H
 #define NEXTD_KVPOOL_H
 
@@ -19,7 +22,7 @@ void kvpool_destroy(struct kvpool *p);
 
 /* A private page with one holder, or -1 when every page is held. Takes a free page, else the unreferenced cached page that was used longest ago. */
 int32_t kvpool_acquire(struct kvpool *p);
-/* One holder more, one holder less. A cached page without holders stays cached until it is needed; any other becomes free. */
+/* One holder more, one holder less. A cached page without holders stays cached until it is needed; any other becomes free, both after their rest. */
 void kvpool_share(struct kvpool *p, int32_t page);
 void kvpool_release(struct kvpool *p, int32_t page);
 
@@ -31,12 +34,17 @@ int kvpool_match(struct kvpool *p, uint64_t scope, const int32_t *tokens, int n_
  * now on: the same one, or an equal page that is cached already, to which the caller's hold has moved. */
 int32_t kvpool_publish(struct kvpool *p, uint64_t scope, int32_t parent, int32_t page, const int32_t tokens[KV_PAGE]);
 
+/* A step was launched; the oldest of those that were has landed. */
+void kvpool_launched(struct kvpool *p);
+void kvpool_landed(struct kvpool *p);
+int kvpool_n_in_flight(const struct kvpool *p); /* steps */
+
 /* True when the page may be written: one holder, not cached. */
 bool kvpool_is_private(const struct kvpool *p, int32_t page);
 
 int kvpool_n_pages(const struct kvpool *p);
-int kvpool_n_available(const struct kvpool *p); /* free, or cached without holders */
-int kvpool_n_held(const struct kvpool *p);      /* pages with holders */
+int kvpool_n_available(const struct kvpool *p); /* free, or cached without holders; not those that rest */
+int kvpool_n_held(const struct kvpool *p);      /* pages with holders, and those that rest */
 int kvpool_n_cached(const struct kvpool *p);    /* cached pages, held or not */
 bool kvpool_caches(const struct kvpool *p);
 

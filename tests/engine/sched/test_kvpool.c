@@ -155,6 +155,40 @@ static void a_held_page_is_never_evicted(void **state)
     kvpool_destroy(p);
 }
 
+static void a_page_rests_until_the_steps_before_its_release_have_landed(void **state)
+{
+    (void)state;
+    struct kvpool *p = kvpool_create(4, true);
+    int32_t tokens[2 * KV_PAGE], pages[2], got[2];
+    ramp(tokens, 2 * KV_PAGE, 5);
+    fill(p, 0, tokens, 1, pages);
+    pages[1] = kvpool_acquire(p);
+    kvpool_launched(p);
+    kvpool_launched(p);
+    kvpool_release(p, pages[1]);
+    kvpool_release(p, pages[0]);
+    assert_int_equal(kvpool_n_available(p), 2);
+    assert_int_equal(kvpool_n_held(p), 2);
+    kvpool_check(p);
+    assert_int_equal(kvpool_match(p, 0, tokens, KV_PAGE, got, 1), 1); /* a cached page may be read meanwhile */
+    assert_int_equal(got[0], pages[0]);
+    kvpool_landed(p);
+    kvpool_launched(p);
+    kvpool_release(p, got[0]); /* it rests anew, for the third step */
+    kvpool_check(p);
+    assert_int_equal(kvpool_n_available(p), 2);
+    kvpool_landed(p);
+    assert_int_equal(kvpool_n_available(p), 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_not_equal(kvpool_acquire(p), pages[0]);
+    assert_int_equal(kvpool_acquire(p), -1);
+    kvpool_landed(p);
+    assert_int_equal(kvpool_n_in_flight(p), 0);
+    assert_int_equal(kvpool_acquire(p), pages[0]);
+    kvpool_check(p);
+    kvpool_destroy(p);
+}
+
 /* Random chains over a small alphabet, so that prefixes are shared, pages are published twice and evicted while others hold their parents. */
 static void random_use_keeps_the_invariants(void **state)
 {
@@ -168,6 +202,10 @@ static void random_use_keeps_the_invariants(void **state)
     uint32_t rolls = 0;
     int n_hits = 0, n_dry = 0;
     for (int round = 0; round < 20000; round++) {
+        if (num_rng(3, 3, rolls++) < 0.5 && kvpool_n_in_flight(p) < 2)
+            kvpool_launched(p);
+        else if (kvpool_n_in_flight(p) > 0)
+            kvpool_landed(p);
         int i = (int)(num_rng(3, 0, rolls++) * N_SEQS), n = seqs[i].n;
         if (n == 0) { /* begin: tokens of each page are one of two patterns; take what is cached */
             for (int k = 0; k < MAX_PAGES; k++)
@@ -195,6 +233,8 @@ static void random_use_keeps_the_invariants(void **state)
     }
     for (int i = 0; i < N_SEQS; i++)
         release(p, seqs[i].pages, seqs[i].n);
+    while (kvpool_n_in_flight(p) > 0)
+        kvpool_landed(p);
     assert_int_equal(kvpool_n_held(p), 0);
     assert_int_equal(kvpool_n_available(p), N_PAGES);
     assert_true(n_hits > 1000);
@@ -211,6 +251,7 @@ int main(void)
         cmocka_unit_test(the_second_of_two_equal_pages_is_dropped),
         cmocka_unit_test(eviction_takes_the_longest_unused_and_children_before_parents),
         cmocka_unit_test(a_held_page_is_never_evicted),
+        cmocka_unit_test(a_page_rests_until_the_steps_before_its_release_have_landed),
         cmocka_unit_test(random_use_keeps_the_invariants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
