@@ -3,8 +3,8 @@
  * Everything that a step needs is made in engine_open_runner, so that afterwards the engine thread does not allocate. open.c gives it a model file's
  * runner; tests give it a toy.
  *
- * The engine thread is a loop of three lines: meet the mailbox, take the commands, step. It ends when the mailbox is shut; by then whatever still ran
- * is simply dropped, for nobody polls any more. */
+ * The engine thread is a loop of turns: meet the mailbox, take the commands, step. It ends when the mailbox is shut; by then whatever still ran
+ * is simply dropped, for nobody polls any more; but what was launched still lands, or the device would work on memory that is gone. */
 #include "engine/engine.h"
 
 #include <pthread.h>
@@ -14,17 +14,26 @@
 #include <string.h>
 
 #include "engine/engine_internal.h"
+#include "engine/flight.h"
 
 /* ---- the thread ---- */
+
+bool engine_turn(struct engine *e, bool wait)
+{
+    struct mail_node *taken;
+    if (!mailbox_exchange(e->mail, &e->figures, wait && engine_is_idle(e), &taken))
+        return false;
+    engine_take(e, taken);
+    engine_step(e);
+    return true;
+}
 
 static void *engine_main(void *arg)
 {
     struct engine *e = arg;
-    struct mail_node *taken;
-    while (mailbox_exchange(e->mail, &e->figures, e->faulted || !sched_has_work(e->sched), &taken)) {
-        engine_take(e, taken);
-        engine_step(e);
-    }
+    while (engine_turn(e, true))
+        ;
+    flights_abandon(e);
     return NULL;
 }
 
@@ -84,20 +93,25 @@ int engine_open_runner(const struct engine_options *opt, const struct engine_par
     e->tok = parts->tok;
     e->max_token_bytes = longest_token(e->tok);
     fill_info(e, opt);
-    struct sched_limits limits = {.max_seqs = opt->max_seqs, .chunk = opt->chunk, .max_rows = e->runner.max_rows, .max_out = e->runner.max_out};
+    struct sched_limits limits = {.max_seqs = opt->max_seqs,
+                                  .chunk = opt->chunk,
+                                  .max_rows = e->runner.max_rows,
+                                  .max_out = e->runner.max_out,
+                                  .max_beside = e->runner.max_draws};
     size_t n_events, n_bytes;
     engine_step_bounds(e, &n_events, &n_bytes);
     e->pool = kvpool_create(e->runner.n_pages, opt->prefix_cache);
     e->sched = e->pool != NULL ? sched_create(&limits, e->pool) : NULL;
     e->drawer = drawer_create(&e->runner);
+    e->flights = flights_create(&e->runner, opt->max_seqs, parts->lockstep);
     e->figures.stats.n_pages = e->runner.n_pages;
     e->figures.stats.idle = true;
     e->mail = mailbox_create(n_events, n_bytes, &e->figures, opt->notify, opt->notify_arg);
-    if (e->sched == NULL || e->drawer == NULL || e->mail == NULL) {
+    if (e->sched == NULL || e->drawer == NULL || e->flights == NULL || e->mail == NULL) {
         err_set(err, ERR_NOMEM, "no memory for the engine");
         goto fail;
     }
-    if (start_thread(e, err) != 0)
+    if (!parts->by_hand && start_thread(e, err) != 0)
         goto fail;
     e->close = parts->close; /* only now: on failure the parts stay the caller's */
     e->close_ctx = parts->close_ctx;
@@ -116,10 +130,13 @@ void engine_close(struct engine *e)
     if (e->thread_runs) {
         mailbox_shut(e->mail);
         pthread_join(e->thread, NULL);
+    } else if (e->flights != NULL) {
+        flights_abandon(e);
     }
     engine_forget_all(e);
     mailbox_destroy(e->mail);
     drawer_destroy(e->drawer);
+    flights_destroy(e->flights);
     sched_destroy(e->sched);
     kvpool_destroy(e->pool);
     if (e->close != NULL)

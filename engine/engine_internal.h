@@ -1,5 +1,5 @@
-/* engine_internal.h: what the files of the engine's middle share: engine.c (life), submit.c (the loop thread's side), step.c (the engine thread's
- * side). Included by them and by tests, which plug in a toy runner with engine_open_runner.
+/* engine_internal.h: what the files of the engine's middle share: engine.c (life), submit.c (the loop thread's side), step.c and flight.c (the engine
+ * thread's side). Included by them and by tests, which plug in a toy runner with engine_open_runner.
  *
  * Ownership: a request is made by the loop thread, handed to the engine thread by MAIL_SUBMIT, handed back with its END event, and freed by the
  * loop thread when the batch of events that held the END is void. All memory that its run needs is taken when it is made. */
@@ -62,6 +62,8 @@ struct request {
 
 #define REGISTRY_BUCKETS 1024
 
+struct flights; /* flight.h */
+
 struct engine {
     struct engine_info info;
     bool prefix_cache;
@@ -86,6 +88,7 @@ struct engine {
     struct kvpool *pool;
     struct sched *sched;
     struct drawer *drawer;
+    struct flights *flights;
     struct request *live;
     struct err fault;
     struct mail_figures figures;
@@ -100,6 +103,8 @@ struct engine_parts {
     struct engine_info info; /* what does not follow from the options */
     void (*close)(void *ctx);
     void *close_ctx;
+    bool lockstep; /* every step lands before the next begins, whatever the runner could do; for tests */
+    bool by_hand;  /* no thread: whoever opened the engine calls engine_turn; for tests */
 };
 
 /* engine_open for any runner. opt->max_seqs, max_queue and chunk must be set; runner.max_rows >= max_seqs + chunk, runner.max_out >= max_seqs.
@@ -114,9 +119,13 @@ int engine_encode(const struct tokenizer *tok, const struct engine_span *spans, 
 void request_destroy(struct request *r);
 void engine_forget_all(struct engine *e); /* frees every request; the engine thread is gone */
 
-/* step.c: one turn of the engine thread after its commands were taken. */
+/* engine.c: one turn of the engine thread. wait: for commands, where it is idle. Returns false when the mailbox was shut. */
+bool engine_turn(struct engine *e, bool wait);
+
+/* step.c: the turn's parts. */
 void engine_take(struct engine *e, struct mail_node *taken);
 void engine_step(struct engine *e);
+bool engine_is_idle(const struct engine *e); /* nothing to do until a command comes */
 uint64_t engine_now_ms(void); /* CLOCK_MONOTONIC; for figures, never for a decision */
 /* Bounds of what one turn can say, for the mailbox. */
 void engine_step_bounds(const struct engine *e, size_t *events_out, size_t *bytes_out);

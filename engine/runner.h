@@ -39,16 +39,18 @@ struct runner {
     /* Goes on to the next group of the wanted rows, of which some must be left. `batch` is the one that the last forward() was given, in its place
      * and unchanged. Fails as forward() does. */
     int (*next_scores)(void *ctx, const struct batch *batch, struct scores *scores, struct err *err);
-    /* Where the device draws; both NULL where the host does. launch() enqueues a step and a draw for each wanted row, and returns; n_out is at most
-     * max_draws, and at most two steps are launched and not landed. A slot keeps what the last launch drew into it; one that was not decided makes
-     * its row compute with token 0. land() waits for the oldest launched step: drawn_out[n_out], and the scores of those rows that were not decided,
-     * the only ones that may be asked for, valid until the next land. forward() is for when all has landed. Both fail as forward() does. */
+    /* Where the device draws; both NULL where the host does. launch() enqueues a step and a draw for each wanted row, and returns; what it was given
+     * may change then. n_out is at most max_draws, and at most two steps are launched and not landed. A slot keeps what the last launch drew into
+     * it; one that was not decided makes its row compute with token 0. land() waits for the oldest launched step: drawn_out[n_out], and the scores
+     * of those rows that were not decided, the only ones that may be asked for, valid until the next land. forward() is for when all has landed.
+     * Both fail as forward() does; a step whose landing failed has landed. */
     int (*launch)(void *ctx, const struct batch *batch, const struct draw *draws, struct err *err);
     int (*land)(void *ctx, struct drawn *drawn_out, struct scores *scores_out, struct err *err);
     int max_draws;
     /* Rows of scores that crossed to the host so far; NULL where they are computed there. */
     uint64_t (*rows_fetched)(void *ctx);
-    /* Copies the first n_pos positions of page src to page dst in every layer; ordered before the next forward(). */
+    /* Copies the first n_pos positions of page src to page dst in every layer; ordered after what was launched and before the next forward() or
+     * launch(). */
     void (*copy_page)(void *ctx, int dst, int src, int n_pos);
     /* Lends the threads between two of the calls above: calls fn(arg, i) once for each 0 <= i < n, in any order, on any of n_threads threads; returns
      * when all have returned. May be NULL where n_threads is 1. */

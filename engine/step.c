@@ -1,9 +1,13 @@
-/* step.c: the engine thread's side: take commands, schedule, forward, sample, emit.
+/* step.c: the engine thread's side: take commands, schedule, compute, draw, emit.
  *
- * A turn is engine_take (commands since the last turn) and engine_step. A step's rows come from the scheduler, its scores from the runner; each
- * wanted row either scores a prompt token (row p scores token p+1) or yields the next token of its sequence. A drawn token is appended, fed to the
+ * A turn is engine_take (commands since the last turn) and engine_step. A step's rows come from the scheduler, what they yield from its flight; each
+ * wanted row either scores a prompt token (row p scores token p+1) or yields the next token of its sequence. A drawn token is recorded, fed to the
  * detokeniser and judged in one order: end token or stop id, stop string, length. What it says to the loop is one TEXT event, or CHOICE when it
  * was the last; the request's END follows its last CHOICE. Cancel, fault and a natural end meet in end_choice.
+ *
+ * A turn begins one step and lands one: the same where the host draws, else the one before, so that the device has work while the host reads, judges
+ * and plans. Then a sequence may have ended while a row of it was under way. An end by length is known when the last token is pending, and no row
+ * follows it; any other end drops the row, and its pages rest until the step has landed.
  *
  * Nothing here allocates: a request brought its memory along, events live in the mailbox. No clock reaches a decision; times are for figures. */
 #include <assert.h>
@@ -12,6 +16,7 @@
 #include <time.h>
 
 #include "engine/engine_internal.h"
+#include "engine/flight.h"
 
 #define FIGURES_WEIGHT 0.1 /* of the newest value in a running mean */
 
@@ -75,6 +80,7 @@ static void end_choice(struct choice *c, enum engine_finish finish, struct engin
     if (finish > r->finish)
         r->finish = finish;
     sched_remove(e->sched, &c->seq);
+    flights_drop(e->flights, &c->seq);
     mailbox_release(e->mail, 1);
     uint64_t now = engine_now_ms();
     if (e->last_end_ms != 0)
@@ -140,37 +146,6 @@ void engine_take(struct engine *e, struct mail_node *taken)
 
 /* ---- one row's scores ---- */
 
-/* What to do with the row of a choice's draw. */
-static struct drawer_row row_to_draw(const struct choice *c)
-{
-    const struct request *r = c->req;
-    bool too_few = c->n_output < r->min_tokens;
-    return (struct drawer_row){.params = &r->params,
-                               .draw = {.choice = (uint32_t)c->index,
-                                        .output_idx = (uint32_t)c->n_output,
-                                        .bans = r->stop_ids,
-                                        .n_bans = too_few ? r->n_end + r->n_stop_ids : r->ignore_eos ? r->n_end : 0,
-                                        .counts = c->counts},
-                               .n_top = r->n_logprobs};
-}
-
-/* Draws and scores a group of the step's rows. */
-static void draw_group(struct engine *e, const struct sched_step *step, const struct scores *scores)
-{
-    const struct batch *b = &step->batch;
-    struct drawer_row *rows = drawer_rows(e->drawer);
-    for (int k = 0; k < scores->n_out; k++) {
-        int row = b->out[scores->first + k], pos = b->pos[row];
-        const struct seq *seq = step->items[b->seq[row]].seq;
-        const struct choice *c = seq->owner;
-        if (pos < seq->n_to_score)
-            rows[k] = (struct drawer_row){.id = c->req->prompt_tokens[pos + 1].id, .n_top = c->req->n_prompt_logprobs};
-        else
-            rows[k] = row_to_draw(c);
-    }
-    drawer_draw(e->drawer, scores);
-}
-
 /* A row's log-probabilities into *token; top_memory holds n_top entries. */
 static void take_scores(const struct engine *e, const struct drawer_row *row, struct engine_logprob *top_memory, struct engine_token *token)
 {
@@ -234,7 +209,7 @@ static void next_token(struct engine *e, struct choice *c, const struct drawer_r
 {
     struct request *r = c->req;
     int32_t id = row->id;
-    seq_append(&c->seq, id);
+    sched_learn(e->sched, &c->seq, r->n_prompt + c->n_output, id);
     c->n_output++;
     r->n_output++;
     e->figures.stats.generation_tokens++;
@@ -264,70 +239,40 @@ static void next_token(struct engine *e, struct choice *c, const struct drawer_r
 
 /* ---- the step ---- */
 
-/* Goes on to the scores of the rows that follow, and draws them. */
-static int next_group(struct engine *e, const struct sched_step *step, struct scores *scores)
+/* Applies what was drawn and scored for a sequence. Returns -1 on a fault. */
+static int finish_item(struct engine *e, struct flight *f, const struct flight_item *item)
 {
-    if (e->runner.next_scores(e->runner.ctx, &step->batch, scores, &e->fault) != 0)
-        return -1;
-    draw_group(e, step, scores);
-    return 0;
-}
-
-/* Applies what was drawn and scored for a sequence. *scores moves on to the rows that it needs; -1 where that fails. */
-static int finish_item(struct engine *e, const struct sched_step *step, const struct sched_item *item, struct scores *scores)
-{
-    const struct batch *batch = &step->batch;
     struct choice *c = item->seq->owner;
     struct request *r = c->req;
     const struct drawer_row *drawn = NULL;
     for (int k = item->first_out; k < item->first_out + item->n_out; k++) {
-        int pos = batch->pos[batch->out[k]];
-        if (k == scores->first + scores->n_out && next_group(e, step, scores) != 0)
+        const struct drawer_row *row = flight_row(e, f, item, k);
+        if (row == NULL)
             return -1;
-        const struct drawer_row *row = &drawer_rows(e->drawer)[k - scores->first];
-        if (pos < item->seq->n_to_score)
-            take_prompt_scores(e, c, row, pos);
+        if (f->pos[k] < item->seq->n_to_score)
+            take_prompt_scores(e, c, row, f->pos[k]);
         else
             drawn = row;
     }
-    if (r->prompt_tokens != NULL && c->index == 0 && !r->prompt_sent && item->seq->n_scored == item->seq->n_to_score)
+    if (r->prompt_tokens != NULL && c->index == 0 && !r->prompt_sent && item->is_scored)
         emit_prompt(c);
     if (drawn != NULL)
         next_token(e, c, drawn);
-    else if (!item->seq->wants_next && seq_gap(item->seq) == 0)
+    else if (item->is_caught_up)
         cut_choice(c, ENGINE_FINISH_LENGTH);
     return 0;
 }
 
 /* Milliseconds until the first of the step's sequences will have drawn all it may. */
-static double first_end_ms(const struct engine *e, const struct sched_step *step)
+static double first_end_ms(const struct engine *e, const struct flight *f)
 {
     int least = 0;
-    for (int i = 0; i < step->batch.n_seqs; i++) {
-        const struct choice *c = step->items[i].seq->owner;
-        int left = c->max_new - c->n_output;
-        if (!c->done && (least == 0 || left < least))
-            least = left;
+    for (int i = 0; i < f->n_items; i++) {
+        const struct choice *c = f->items[i].seq != NULL ? f->items[i].seq->owner : NULL;
+        if (c != NULL && (least == 0 || c->max_new - c->n_output < least))
+            least = c->max_new - c->n_output;
     }
     return (double)least * e->step_ms;
-}
-
-static int finish_step(struct engine *e, const struct sched_step *step, struct scores *scores, uint64_t begin)
-{
-    if (step->batch.n_out > 0)
-        draw_group(e, step, scores);
-    for (int i = 0; i < step->batch.n_seqs; i++) {
-        struct request *r = ((struct choice *)step->items[i].seq->owner)->req;
-        r->first_row_ms = r->first_row_ms != 0 ? r->first_row_ms : begin;
-        if (finish_item(e, step, &step->items[i], scores) != 0)
-            return -1;
-    }
-    e->figures.stats.prompt_tokens += (uint64_t)step->n_catch_up;
-    e->figures.stats.steps++;
-    e->figures.stats.last_step_ms = engine_now_ms();
-    e->step_ms = mean(e->step_ms, (double)(e->figures.stats.last_step_ms - begin));
-    e->figures.first_end_ms = first_end_ms(e, step);
-    return 0;
 }
 
 /* The device is lost: everyone hears it. */
@@ -336,8 +281,58 @@ static void fault(struct engine *e)
     e->faulted = true;
     e->figures.stats.faulted = true;
     sched_abandon(e->sched);
+    flights_abandon(e);
     while (e->live != NULL)
         cut_request(e->live, ENGINE_FINISH_ERROR);
+}
+
+/* Plans a step and hands it to the runner. Returns whether there was one. */
+static bool begin_step(struct engine *e)
+{
+    struct sched_step step;
+    uint64_t now = engine_now_ms();
+    sched_plan(e->sched, &step);
+    if (step.batch.n_rows == 0)
+        return false;
+    for (int i = 0; i < step.n_copies; i++)
+        e->runner.copy_page(e->runner.ctx, step.copies[i].dst, step.copies[i].src, step.copies[i].n_pos);
+    if (flight_begin(e, &step, now) != 0) {
+        fault(e);
+        return true;
+    }
+    for (int i = 0; i < step.batch.n_seqs; i++) {
+        struct request *r = ((struct choice *)step.items[i].seq->owner)->req;
+        r->first_row_ms = r->first_row_ms != 0 ? r->first_row_ms : now;
+    }
+    return true;
+}
+
+/* Waits for the oldest step and applies what it yields. */
+static void land_step(struct engine *e)
+{
+    struct engine_stats *stats = &e->figures.stats;
+    struct flight *f = flight_land(e);
+    for (int i = 0; f != NULL && i < f->n_items; i++) {
+        struct flight_item item = f->items[i]; /* the sequence's end drops the original */
+        if (item.seq != NULL && finish_item(e, f, &item) != 0)
+            f = NULL;
+    }
+    if (f == NULL) {
+        fault(e);
+        return;
+    }
+    uint64_t since = f->begin_ms > stats->last_step_ms ? f->begin_ms : stats->last_step_ms; /* it waited for the one before */
+    stats->prompt_tokens += (uint64_t)f->n_catch_up;
+    stats->steps++;
+    stats->last_step_ms = engine_now_ms();
+    e->step_ms = mean(e->step_ms, (double)(stats->last_step_ms - since));
+    e->figures.first_end_ms = first_end_ms(e, f);
+    flight_finish(e);
+}
+
+bool engine_is_idle(const struct engine *e)
+{
+    return e->faulted || (!sched_has_work(e->sched) && e->flights->n == 0);
 }
 
 static void update_figures(struct engine *e)
@@ -354,29 +349,25 @@ static void update_figures(struct engine *e)
     stats->n_pages = kvpool_n_pages(e->pool);
     stats->n_pages_used = kvpool_n_held(e->pool);
     stats->n_pages_cached = kvpool_n_cached(e->pool);
-    stats->idle = !sched_has_work(e->sched);
+    stats->idle = engine_is_idle(e);
     if (stats->idle)
         e->last_end_ms = 0; /* the time until the next end will be no sign of the rate */
 }
 
+/* Whether a step may be begun before the one in flight, if any, has landed. */
+static bool may_begin(const struct engine *e)
+{
+    if (!sched_has_work(e->sched) || !flights_have_room(e->flights))
+        return false;
+    return e->flights->n == 0 || !sched_must_settle(e->sched);
+}
+
 void engine_step(struct engine *e)
 {
-    struct sched_step step;
-    struct scores scores;
-    if (!e->faulted && sched_has_work(e->sched)) {
-        uint64_t begin = engine_now_ms();
-        sched_plan(e->sched, &step);
-        for (int i = 0; i < step.n_copies; i++)
-            e->runner.copy_page(e->runner.ctx, step.copies[i].dst, step.copies[i].src, step.copies[i].n_pos);
-        if (step.batch.n_rows == 0) {
-            sched_commit(e->sched);
-        } else if (e->runner.forward(e->runner.ctx, &step.batch, &scores, &e->fault) != 0) {
-            fault(e);
-        } else {
-            sched_commit(e->sched);
-            if (finish_step(e, &step, &scores, begin) != 0)
-                fault(e);
-        }
+    if (!e->faulted) {
+        bool begun = may_begin(e) && begin_step(e);
+        if (!e->faulted && flights_must_land(e->flights, begun))
+            land_step(e);
     }
     update_figures(e);
 }

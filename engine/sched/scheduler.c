@@ -28,8 +28,12 @@
  * come back. O is finite too, so it ends and the next one is the oldest. A follower steps aside only while its leader, which is older, still
  * computes the prompt.
  *
+ * In flight. Steps that were launched are ordered on the device, so a plan takes their rows for computed: it shares, forks and publishes as ever.
+ * What it may not do while one is in flight is to preempt: the victim's pages would rest, and its newest token be pending. sched_must_settle says
+ * beforehand whether that may come to pass, and whether there may be more wanted rows than a step beside another can have.
+ *
  * Writing. A row is written only to a private page (asserted): the cache gives whole pages below the first row to compute, a fork copies the part of
- * a page that it shares, and a page is published only when its last position is computed. */
+ * a page that it shares, and a page is published only when its last position is computed and none of its tokens is pending. */
 #include "engine/sched/scheduler.h"
 
 #include <assert.h>
@@ -206,6 +210,7 @@ void sched_pause(struct sched *s, struct seq *seq, bool paused)
 
 static void preempt(struct sched *s, int i)
 {
+    assert(kvpool_n_in_flight(s->pool) == 0);
     struct seq *victim = s->running[i];
     running_remove(s, i);
     release_pages(s, victim);
@@ -241,14 +246,19 @@ static int32_t acquire_or_preempt(struct sched *s, int *idx)
     }
 }
 
+static bool must_grow(const struct seq *seq)
+{
+    return !seq->paused && seq->n_pages < seq_pages_for(seq_end(seq));
+}
+
 /* Every stream whose next token needs a new page gets it, oldest first. */
 static void grow(struct sched *s)
 {
     for (int i = 0; i < s->n_running; i++) {
         struct seq *seq = s->running[i];
-        if (seq->paused || seq->n_pages >= seq_pages_for(seq->n_tokens))
+        if (!must_grow(seq))
             continue;
-        assert(seq->n_pages + 1 == seq_pages_for(seq->n_tokens));
+        assert(seq->n_pages + 1 == seq_pages_for(seq_end(seq)));
         int32_t page = acquire_or_preempt(s, &i);
         if (page < 0)
             return; /* the asker was the newest: nobody is left behind it */
@@ -323,16 +333,27 @@ static bool admit(struct sched *s, struct seq *seq)
     return true;
 }
 
+static bool steps_aside(const struct seq *seq)
+{
+    return seq->paused || follows(seq);
+}
+
+/* Most sequences that the next plan may leave running. */
+static int max_running(const struct sched *s)
+{
+    return kvpool_n_in_flight(s->pool) > 0 && s->limits.max_beside < s->limits.max_seqs ? s->limits.max_beside : s->limits.max_seqs;
+}
+
 /* In order of arrival; who does not fit stops the queue, after paused sequences have made room. */
 static void admit_waiting(struct sched *s)
 {
     struct seq *next;
     for (struct seq *seq = s->waiting; seq != NULL; seq = next) {
         next = seq->next;
-        if (seq->paused || follows(seq))
+        if (steps_aside(seq))
             continue;
-        while (s->n_running == s->limits.max_seqs || !admit(s, seq)) {
-            int victim = newest_paused(s);
+        while (s->n_running >= max_running(s) || !admit(s, seq)) {
+            int victim = kvpool_n_in_flight(s->pool) == 0 ? newest_paused(s) : -1;
             if (victim < 0)
                 return;
             preempt(s, victim);
@@ -370,7 +391,7 @@ static int fit_out(const struct seq *seq, int take, int max_out, int *n_out)
  * catch-up rows. */
 static int share_out(struct sched *s)
 {
-    int out_left = s->limits.max_out, rows_left = s->limits.chunk, n_behind = 0, first = 0;
+    int out_left = kvpool_n_in_flight(s->pool) > 0 ? s->limits.max_beside : s->limits.max_out, rows_left = s->limits.chunk, n_behind = 0, first = 0;
     for (int i = 0; i < s->n_running; i++) {
         const struct seq *seq = s->running[i];
         s->take[i] = 0;
@@ -432,6 +453,26 @@ static void fill_rows(struct sched *s, struct sched_step *step)
     assert(b->n_out <= s->limits.max_out);
 }
 
+bool sched_must_settle(const struct sched *s)
+{
+    int n_wanted = 0, n_to_grow = 0, n_paused = 0, chunk = s->limits.chunk;
+    for (int i = 0; i < s->n_running; i++) {
+        const struct seq *seq = s->running[i];
+        int n_to_score = seq->n_to_score - seq->n_scored;
+        n_paused += seq->paused;
+        n_wanted += seq->paused ? 0 : 1 + (n_to_score < chunk ? n_to_score : chunk);
+        n_to_grow += must_grow(seq);
+    }
+    if (n_wanted > s->limits.max_beside || n_to_grow > kvpool_n_available(s->pool))
+        return true;
+    if (n_paused == 0 && (s->n_running < s->limits.max_beside || s->n_running == s->limits.max_seqs))
+        return false;
+    const struct seq *seq = s->waiting;
+    while (seq != NULL && steps_aside(seq))
+        seq = seq->next;
+    return seq != NULL;
+}
+
 void sched_plan(struct sched *s, struct sched_step *step)
 {
     assert(!s->planned);
@@ -446,15 +487,20 @@ void sched_plan(struct sched *s, struct sched_step *step)
     assert(step->n_catch_up <= s->limits.chunk);
     fill_rows(s, step);
     step->n_copies = s->n_copies;
-    s->planned = true;
+    assert(s->n_copies == 0 || step->batch.n_rows > 0);
+    s->planned = step->batch.n_rows > 0;
 }
 
-/* Full pages become nodes of the prefix cache, chained to the one before. */
+/* Full pages of known tokens become nodes of the prefix cache, chained to the one before. */
 static void publish(struct sched *s, struct seq *seq)
 {
     if (!kvpool_caches(s->pool))
         return;
-    for (; (seq->n_published + 1) * KV_PAGE <= seq->n_computed; seq->n_published++) {
+    int n = seq->n_tokens; /* known */
+    while (seq->tokens[n - 1] < 0)
+        n--;
+    n = n < seq->n_computed ? n : seq->n_computed;
+    for (; (seq->n_published + 1) * KV_PAGE <= n; seq->n_published++) {
         int i = seq->n_published;
         int32_t parent = i > 0 ? seq->pages[i - 1] : KVPOOL_ROOT;
         seq->pages[i] = kvpool_publish(s->pool, seq->scope, parent, seq->pages[i], seq->tokens + i * KV_PAGE);
@@ -465,6 +511,7 @@ void sched_commit(struct sched *s)
 {
     assert(s->planned);
     s->planned = false;
+    kvpool_launched(s->pool);
     for (int i = 0; i < s->n_running; i++) {
         struct seq *seq = s->running[i];
         if (s->take[i] == 0)
@@ -475,6 +522,18 @@ void sched_commit(struct sched *s)
             seq->n_scored = scored;
         publish(s, seq);
     }
+}
+
+void sched_landed(struct sched *s)
+{
+    kvpool_landed(s->pool);
+}
+
+void sched_learn(struct sched *s, struct seq *seq, int pos, int32_t token)
+{
+    assert(pos < seq->n_tokens && seq->tokens[pos] < 0);
+    seq->tokens[pos] = token;
+    publish(s, seq);
 }
 
 void sched_abandon(struct sched *s)
@@ -504,6 +563,7 @@ void sched_check(const struct sched *s)
     for (const struct seq *seq = s->waiting; seq != NULL; seq = seq->next, n_waiting++) {
         assert(seq->state == SEQ_WAITING);
         assert(seq->n_pages == 0);
+        assert(seq->tokens[seq->n_tokens - 1] >= 0);
         assert(seq->order > order);
         order = seq->order;
         n_paused += seq->paused;

@@ -20,3 +20,12 @@ void seq_append(struct seq *s, int32_t token)
     assert(s->n_computed == s->n_tokens);
     s->tokens[s->n_tokens++] = token;
 }
+
+void seq_rewind(struct seq *s, int pos)
+{
+    assert(pos < s->n_tokens);
+    assert(pos <= s->n_computed);
+    assert(pos >= s->n_published * KV_PAGE);
+    s->n_tokens = pos + 1;
+    s->n_computed = pos;
+}

@@ -1,4 +1,5 @@
 /* The proof of invariance on the toy: whatever else happens in the engine, a request yields the same bytes as alone. */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,16 +40,30 @@ struct config {
     int n_threads; /* that draw; 0: one */
 };
 
+/* How steps go through the runner. */
+static const struct mode {
+    const char *name;
+    int draws; /* the device's, in percent of max_out; 0: the host draws */
+    int undecided;
+    bool lockstep;
+} modes[] = {
+    {.name = "the host draws"},
+    {.name = "the device draws, in lockstep", .draws = 100, .undecided = 9, .lockstep = true},
+    {.name = "the device draws a step ahead", .draws = 100},
+    {.name = "the device draws a step ahead, a few rows, with doubts", .draws = 50, .undecided = 5},
+};
+static const struct mode *mode;
+
 static void rig_open(struct rig *r, const struct config *c)
 {
     struct toy_options toy = {.n_ctx = N_CTX, .n_pages = c->n_pages, .max_rows = c->max_seqs + c->chunk, .max_out = c->max_seqs + 3,
-                              .n_threads = c->n_threads};
+                              .n_threads = c->n_threads, .max_draws = (c->max_seqs + 3) * mode->draws / 100, .undecided = mode->undecided};
     struct engine_options opt = {
         .max_seqs = c->max_seqs, .max_queue = 256, .chunk = c->chunk, .prefix_cache = c->cache, .notify = drive_notify, .notify_arg = &r->wake};
     struct err err;
     r->toy = toy_create(&toy);
     sem_init(&r->wake, 0, 0);
-    struct engine_parts parts = {.runner = toy_runner(r->toy), .tok = proof.tok};
+    struct engine_parts parts = {.runner = toy_runner(r->toy), .tok = proof.tok, .lockstep = mode->lockstep};
     assert_int_equal(engine_open_runner(&opt, &parts, &r->e, &err), 0);
 }
 
@@ -57,6 +72,16 @@ static void rig_close(struct rig *r)
     engine_close(r->e);
     toy_destroy(r->toy);
     sem_destroy(&r->wake);
+}
+
+static struct engine_stats idle_stats(struct rig *r)
+{
+    struct engine_stats stats;
+    do {
+        engine_stats(r->e, &stats);
+        sched_yield();
+    } while (!stats.idle);
+    return stats;
 }
 
 /* Runs the matrix in a configuration and compares. */
@@ -68,44 +93,34 @@ static void prove(const struct config *c, const struct drive_options *opt, struc
     drive(r.e, &r.wake, proof.jobs, proof.n_jobs, opt, got);
     for (int i = 0; i < proof.n_jobs; i++) {
         if (!outcome_equal(&got[i], &proof.alone[i]))
-            fail_msg("\"%s\" differs: chunk %d, %d pages, %d seqs, cache %d, %d threads, noise %llu", proof.jobs[i].name, c->chunk, c->n_pages,
-                     c->max_seqs, c->cache, c->n_threads, (unsigned long long)opt->noise_seed);
+            fail_msg("\"%s\" differs: chunk %d, %d pages, %d seqs, cache %d, %d threads, noise %llu, %s", proof.jobs[i].name, c->chunk,
+                     c->n_pages, c->max_seqs, c->cache, c->n_threads, (unsigned long long)opt->noise_seed, mode->name);
         assert_int_equal(got[i].n_choices_ended, proof.jobs[i].req.n_choices);
         outcome_finish(&got[i]);
     }
-    do {
-        engine_stats(r.e, stats_out);
-    } while (!stats_out->idle);
+    *stats_out = idle_stats(&r);
     assert_int_equal(stats_out->n_running + stats_out->n_waiting, 0);
     assert_int_equal(stats_out->n_pages_used, 0);
-    assert_int_equal(r.toy->n_shared > 0, c->n_threads > 1);
+    assert_int_equal(r.toy->n_shared > 0, c->n_threads > 1 && (mode->draws == 0 || r.toy->n_forward > 0));
+    assert_int_equal(r.toy->n_beside > 0, mode->draws > 0 && !mode->lockstep);
+    assert_int_equal(r.toy->n_undecided > 0, mode->undecided > 0);
     rig_close(&r);
 }
 
-static int setup(void **state)
+static void setup(void)
 {
-    (void)state;
     for (int i = 0; i < N_TEXT; i++)
         proof.ids[i] = 3 + (int32_t)(num_rng(5, 0, (uint32_t)i) * (TOY_VOCAB - 3));
     proof.text = (struct matrix_text){.ids = proof.ids, .n = N_TEXT};
     proof.tok = toy_tokenizer();
     struct rig r;
     struct config c = {.chunk = 64, .n_pages = 64, .max_seqs = 4};
+    mode = &modes[0];
     rig_open(&r, &c);
     proof.n_jobs = matrix_build(proof.jobs, &proof.text, N_NEW, r.e, &r.wake);
     struct drive_options alone = {.alone = true};
     drive(r.e, &r.wake, proof.jobs, proof.n_jobs, &alone, proof.alone);
     rig_close(&r);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    for (int i = 0; i < proof.n_jobs; i++)
-        outcome_finish(&proof.alone[i]);
-    tokenizer_destroy(proof.tok);
-    return 0;
 }
 
 static void the_matrix_reaches_every_kind_of_end(void **state)
@@ -172,6 +187,47 @@ static void with_cancellations_and_pauses_around_the_bytes_are_equal(void **stat
     }
 }
 
+static void overcommit_gives_every_stream_all_its_tokens(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct job jobs[16];
+    struct outcome alone[16], together[16];
+    for (int i = 0; i < 16; i++) {
+        jobs[i] = (struct job){.name = "400 tokens"};
+        engine_request_defaults(&jobs[i].req);
+        jobs[i].req.prompt = proof.ids + i * 7;
+        jobs[i].req.n_prompt = 20 + (size_t)i;
+        jobs[i].req.max_tokens = 400;
+        jobs[i].req.ignore_eos = true;
+        jobs[i].req.temperature = (float)(i % 2);
+        jobs[i].req.seed = (uint64_t)i;
+        jobs[i].req.n_logprobs = 0;
+    }
+    for (int cache = 0; cache < 2; cache++) {
+        struct config c = {.chunk = 64, .n_pages = 1536 / KV_PAGE, .max_seqs = 8, .cache = cache};
+        struct drive_options one = {.alone = true}, all = {0};
+        struct engine_stats stats;
+        rig_open(&r, &c);
+        drive(r.e, &r.wake, jobs, 16, &one, alone);
+        engine_stats(r.e, &stats);
+        assert_int_equal(stats.preemptions, 0);
+        rig_close(&r);
+        rig_open(&r, &c);
+        drive(r.e, &r.wake, jobs, 16, &all, together);
+        stats = idle_stats(&r);
+        assert_true(stats.preemptions > 0);
+        assert_int_equal(stats.n_pages_used, 0);
+        rig_close(&r);
+        for (int i = 0; i < 16; i++) {
+            assert_int_equal(together[i].n_output, 400);
+            assert_true(outcome_equal(&together[i], &alone[i]));
+            outcome_finish(&together[i]);
+            outcome_finish(&alone[i]);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +236,16 @@ int main(void)
         cmocka_unit_test(all_at_once_the_bytes_are_equal),
         cmocka_unit_test(with_preemption_the_bytes_are_equal),
         cmocka_unit_test(with_cancellations_and_pauses_around_the_bytes_are_equal),
+        cmocka_unit_test(overcommit_gives_every_stream_all_its_tokens),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    int n_failed = 0;
+    setup();
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        mode = &modes[i];
+        n_failed += cmocka_run_group_tests_name(mode->name, tests, NULL, NULL);
+    }
+    for (int i = 0; i < proof.n_jobs; i++)
+        outcome_finish(&proof.alone[i]);
+    tokenizer_destroy(proof.tok);
+    return n_failed;
 }

@@ -2,10 +2,15 @@
  *
  * Each KV cell holds its token, its position and a hash chained over all cells before it, read back through the page table, as real keys and values
  * depend on all earlier positions. The logits of a row are a function of its cell's hash alone. So a wrong page, a stale cell, a lost copy or a write
- * to a shared page changes bits of the output, and mostly fails an assertion here first. */
+ * to a shared page changes bits of the output, and mostly fails an assertion here first.
+ *
+ * With max_draws it is a device that draws, as late as it may: what was launched is computed when it is landed (now and then at once), in the order
+ * of its coming, copies included. What a launch points to may change when it has returned; scores may be asked for as runner.h allows and no longer;
+ * no launched step may write to a page that an earlier one, not landed, knows as another sequence's. Some rows it declares undecided. */
 #ifndef NEXTD_TOY_RUNNER_H
 #define NEXTD_TOY_RUNNER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/runner.h"
@@ -22,7 +27,12 @@ struct toy_options {
     int n_threads;  /* that draw; 0: one */
     long fail_at;   /* the call of forward that fails, from 1; 0: none */
     long fail_at_group; /* the call of next_scores that fails, from 1; 0: none */
+    int max_draws;  /* wanted rows in a launched step; 0: no launch and land */
+    int undecided;  /* one of so many draws is; 0: none */
+    long fail_at_launch, fail_at_land; /* the call that fails, from 1; 0: none */
 };
+
+#define TOY_FLIGHTS 2
 
 struct toy {
     struct toy_options opt;
@@ -33,6 +43,18 @@ struct toy {
     long n_forward, n_groups, n_rows, n_copies, n_shared;
     int most_rows;          /* in one step */
     struct pool *pool;
+
+    /* Of a device that draws. */
+    struct toy_flight *flights; /* [TOY_FLIGHTS] step number n is flights[n % TOY_FLIGHTS] */
+    struct toy_copy *copies;    /* [n_pages] for the step that comes next */
+    int n_waiting_copies;
+    int32_t *slots;             /* [2 * max_draws] */
+    struct sampler *sampler;
+    struct sampler_counts *counts;
+    struct toy_hint *hints;
+    long n_launched, n_computed, n_landed;
+    long n_beside, n_pending, n_undecided; /* launches beside a step in flight, rows fed from a slot, draws left to the host */
+    bool is_lost;
 };
 
 struct toy *toy_create(const struct toy_options *opt);
