@@ -179,7 +179,7 @@ check-cuda-long: check-mutants ptx-tests
 # brought along. The same program on the emulated device shows that it works, and writes what the CPU says.
 GPU_SRC    := $(wildcard tests/gpu/*.c)
 GPU_ENGINE := $(patsubst %.c,$(BUILD)/%.o,$(filter-out engine/model/sha256.c, \
-                $(filter engine/numerics/% engine/backend/% engine/model/% engine/err.c,$(ENGINE_SRC)))) $(BUILD)/tests/cross/sha256.o
+                $(filter engine/numerics/% engine/backend/% engine/model/% engine/sample/% engine/err.c,$(ENGINE_SRC)))) $(BUILD)/tests/cross/sha256.o
 $(BUILD)/tests/gpu/%.o: CPPFLAGS += $(CUDA_CPPFLAGS)
 $(BUILD)/gpu_check: $(GPU_SRC:%.c=$(BUILD)/%.o) $(CUDA_HOST_OBJ) $(CUDA_OBJ) $(GPU_ENGINE)
 	$(CC) $(LDFLAGS) $^ $(CUDA_LIBS) -lm -o $@

@@ -45,7 +45,7 @@ static uint8_t *row_of(struct cuda *c, const struct plant *p)
     case NOWHERE:
         break;
     }
-    return (uint8_t *)(c->scores + r * c->scores_ld);
+    return (uint8_t *)(c->flights[c->next_flight].scores + r * c->scores_ld);
 }
 
 static void turn(void *arg, struct backend *be, const char *op, int layer)

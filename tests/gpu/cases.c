@@ -108,6 +108,17 @@ static void add(const struct world *w, struct step_rows *r, int seq, int first, 
     }
 }
 
+static void finish(const struct world *w, struct step_rows *r)
+{
+    r->batch.token = r->token;
+    r->batch.pos = r->pos;
+    r->batch.seq = r->seq;
+    r->batch.out = r->out;
+    r->batch.n_out = r->batch.n_rows;
+    r->batch.n_seqs = w->n_seqs;
+    r->batch.pages = w->tables;
+}
+
 /* Sequence 2 becomes the first one's prompt. */
 static void copy_prompt(struct world *w)
 {
@@ -144,13 +155,14 @@ void world_step(struct world *w, int i, struct step_rows *r)
     }
     for (int s = 0; s < w->n_wide && i >= 9; s++)
         add(w, r, FIRST_WIDE + s, i - 9, 1);
-    r->batch.token = r->token;
-    r->batch.pos = r->pos;
-    r->batch.seq = r->seq;
-    r->batch.out = r->out;
-    r->batch.n_out = r->batch.n_rows;
-    r->batch.n_seqs = w->n_seqs;
-    r->batch.pages = w->tables;
+    finish(w, r);
+}
+
+void world_rows_to_draw(const struct world *w, struct step_rows *r, int n)
+{
+    memset(r, 0, sizeof *r);
+    add(w, r, 3, N_MIXED, n);
+    finish(w, r);
 }
 
 static uint64_t hash_floats(uint64_t h, const float *v, int n)

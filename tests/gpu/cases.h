@@ -48,6 +48,9 @@ struct step_rows {
 /* Step 0 <= i < CASE_STEPS; copies pages first where the step wants it. */
 void world_step(struct world *w, int i, struct step_rows *rows);
 
+/* n rows more, of the prompt that began in the mixed step; for draws.h. */
+void world_rows_to_draw(const struct world *w, struct step_rows *rows, int n);
+
 /* Computes step i; *hash_out is of all its scores and their maxima. */
 int world_run(struct world *w, int i, uint64_t *hash_out, char *name_out, size_t n_name, struct err *err);
 

@@ -15,6 +15,7 @@
 
 #include "tests/gpu/cases.h"
 #include "tests/gpu/device.h"
+#include "tests/gpu/draws.h"
 #include "tests/gpu/rate.h"
 #include "tests/gpu/walk.h"
 
@@ -71,9 +72,13 @@ static bool golden_of(const char *file, const char *name, const char *step, uint
     return found;
 }
 
+/* Of the steps, and last of what was drawn. */
+#define N_RESULTS (CASE_STEPS + 1)
 struct results {
-    uint64_t hash[CASE_STEPS];
-    char name[CASE_STEPS][32];
+    uint64_t hash[N_RESULTS];
+    char name[N_RESULTS][32];
+    struct drawn_row drawn[N_DRAWS];
+    int n_left; /* draws that the device left to the host */
 };
 
 static int compute(struct world *w, struct results *out, struct err *err)
@@ -81,6 +86,10 @@ static int compute(struct world *w, struct results *out, struct err *err)
     for (int i = 0; i < CASE_STEPS; i++)
         if (world_run(w, i, &out->hash[i], out->name[i], sizeof out->name[i], err) != 0)
             return -1;
+    snprintf(out->name[CASE_STEPS], sizeof out->name[CASE_STEPS], "%d-drawn", CASE_STEPS);
+    if (world_draw(w, out->drawn, &out->n_left, err) != 0)
+        return -1;
+    out->hash[CASE_STEPS] = draws_hash(out->drawn);
     return 0;
 }
 
@@ -96,6 +105,24 @@ static int compute_file(const struct options *o, const char *path, const char *d
 }
 
 /* ---- one model ---- */
+
+static void tell_draws(const struct results *want, const struct results *got)
+{
+    for (int i = 0; i < N_DRAWS; i++) {
+        const struct drawn_row *a = &want->drawn[i], *b = &got->drawn[i];
+        if (memcmp(a, b, sizeof *a) == 0)
+            continue;
+        printf("       first difference: drawing by %s: token %d at %a, must be %d at %a", draw_name(i), b->id, (double)b->logprob, a->id,
+               (double)a->logprob);
+        for (int k = 0; k < DRAW_MAX_TOP; k++)
+            if (a->top_id[k] != b->top_id[k] || memcmp(&a->top[k], &b->top[k], sizeof a->top[k]) != 0) {
+                printf("; of the most likely, %d is %d at %a, must be %d at %a", k, b->top_id[k], (double)b->top[k], a->top_id[k], (double)a->top[k]);
+                break;
+            }
+        printf("\n");
+        return;
+    }
+}
 
 static void find_difference(const struct options *o, const char *path, int n_prompt, int n_wide)
 {
@@ -129,7 +156,7 @@ static void check_model(const struct options *o, struct tally *t, const char *na
         return;
     }
     cpu_s = now_s() - start;
-    for (int i = 0; i < CASE_STEPS && golden != NULL; i++) {
+    for (int i = 0; i < N_RESULTS && golden != NULL; i++) {
         uint64_t want = 0;
         bool known = golden_of(golden, name, cpu.name[i], &want);
         if (known && want == cpu.hash[i])
@@ -144,12 +171,14 @@ static void check_model(const struct options *o, struct tally *t, const char *na
         find_difference(o, path, n_prompt, n_wide);
         return;
     }
-    for (int i = CASE_STEPS - 1; i >= 0; i--)
+    for (int i = N_RESULTS - 1; i >= 0; i--)
         if (cpu.hash[i] != gpu.hash[i])
             bad = cpu.name[i];
-    verdict(t, bad == NULL, "%-22s %d steps%s%s, %.2f s on the CPU, %.2f s on %s", name, CASE_STEPS,
-            bad == NULL ? "" : "; not the CPU's bits from step ", bad == NULL ? "" : bad, cpu_s, now_s() - start, o->device);
-    if (bad != NULL)
+    verdict(t, bad == NULL, "%-22s %d steps%s%s, %d of %d draws left to the host, %.2f s on the CPU, %.2f s on %s", name, CASE_STEPS,
+            bad == NULL ? "" : "; not the CPU's bits from step ", bad == NULL ? "" : bad, gpu.n_left, N_DRAWS, cpu_s, now_s() - start, o->device);
+    if (bad != NULL && bad == cpu.name[CASE_STEPS])
+        tell_draws(&cpu, &gpu);
+    else if (bad != NULL)
         find_difference(o, path, n_prompt, n_wide);
 }
 
@@ -249,7 +278,7 @@ static int write_golden(const struct options *o)
             fprintf(stderr, "%s: %s\n", c->model.name, err.msg);
             rc = 1;
         }
-        for (int k = 0; k < CASE_STEPS && rc == 0; k++)
+        for (int k = 0; k < N_RESULTS && rc == 0; k++)
             fprintf(f, "%s %s %016llx\n", c->model.name, r.name[k], (unsigned long long)r.hash[k]);
         remove(path);
     }

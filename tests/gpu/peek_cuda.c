@@ -75,10 +75,11 @@ static struct peeked kv_of(struct cuda *c, const struct batch *b, int layer)
 
 static struct peeked scores_of(struct cuda *c)
 {
+    const struct flight *last = &c->flights[c->next_flight]; /* nothing is launched and not landed */
     int n_vocab = c->shape.n_vocab, n = n_vocab + c->n_score_blocks;
     struct peeked p = {c->n_scores, n, malloc((size_t)c->n_scores * (size_t)n * sizeof(float))};
-    float *scores = fetch(c, c->scores, (size_t)c->n_scores * c->scores_ld * sizeof *scores);
-    float *most = fetch(c, c->block_max, (size_t)c->n_scores * (size_t)c->n_score_blocks * sizeof *most);
+    float *scores = fetch(c, last->scores, (size_t)c->n_scores * c->scores_ld * sizeof *scores);
+    float *most = fetch(c, last->block_max, (size_t)c->n_scores * (size_t)c->n_score_blocks * sizeof *most);
     for (int r = 0; r < c->n_scores; r++) {
         float *to = p.v + (size_t)r * (size_t)n;
         memcpy(to, scores + (size_t)r * c->scores_ld, (size_t)n_vocab * sizeof *to);
