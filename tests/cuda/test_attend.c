@@ -215,7 +215,7 @@ static void world_close(struct world *w)
 
 /* ---- the device ---- */
 
-enum how { SPLIT, WALK, MIXED };
+enum how { SPLIT, WHOLE, WALK, MIXED, MIXED_WHOLE };
 
 /* Lists for the rows, with entries of padding among them. */
 static void make_lists(const struct world *w, enum how how, struct device_batch *b)
@@ -223,7 +223,7 @@ static void make_lists(const struct world *w, enum how how, struct device_batch 
     int32_t walks[2 * (2 * MAX_ROWS + 1)], splits[2 * (2 * MAX_ROWS + 1)];
     int32_t n_items = 0;
     for (int r = 0, in_walk; r < w->n_rows; r += in_walk) {
-        bool walk = how == WALK || (how == MIXED && w->seq[r] % 2 == 0);
+        bool walk = how == WALK || (how >= MIXED && w->seq[r] % 2 == 0);
         in_walk = 1;
         if (!walk) {
             splits[2 * b->n_splits] = r;
@@ -236,7 +236,7 @@ static void make_lists(const struct world *w, enum how how, struct device_batch 
         walks[2 * b->n_walks] = r;
         walks[2 * b->n_walks++ + 1] = in_walk;
     }
-    if (how == MIXED) {
+    if (how >= MIXED) {
         splits[2 * b->n_splits] = -1;
         splits[2 * b->n_splits++ + 1] = n_items + 1000;
         walks[2 * b->n_walks] = 0;
@@ -399,6 +399,7 @@ static struct device_attend attend_open(const struct world *w, const struct devi
     p.needs = OPERAND_Q | OPERAND_F;
     make_lists(w, how, &p.batch);
     p.max_blocks = max_blocks;
+    p.whole = how == WHOLE || how == MIXED_WHOLE;
     size_t partials = (size_t)p.batch.max_items * (size_t)w->s->n_head * ATTEND_PARTIAL(w->kv.head_pad);
     p.partials = device_new(partials * sizeof(float));
     p.o = device_new((size_t)w->n_rows * (size_t)w->ldo * sizeof(float));
@@ -424,7 +425,7 @@ static const int max_blocks[] = {1000, 1, 5};
 
 static void compare(const struct spec *s)
 {
-    static const char *const names[] = {"split", "walk", "mixed"};
+    static const char *const names[] = {"split", "whole", "walk", "mixed", "mixed, whole"};
     struct world w;
     world_open(&w, s);
     for (int schedule = EMULATOR_FORWARD; schedule <= EMULATOR_RANDOM; schedule++) {
@@ -433,7 +434,7 @@ static void compare(const struct spec *s)
         device_open(&w, &d);
         run_rope(&w, &d);
         check_rope(&w, &d);
-        for (int how = SPLIT; how <= MIXED; how++) {
+        for (int how = SPLIT; how <= MIXED_WHOLE; how++) {
             struct device_attend p = attend_open(&w, &d, (enum how)how, max_blocks[schedule]);
             must(launch_attend(&p, 0));
             must(cudaDeviceSynchronize());
@@ -454,18 +455,20 @@ static void compare_at_once(const struct spec *s)
     for (int schedule = EMULATOR_FORWARD; schedule <= EMULATOR_RANDOM; schedule++) {
         struct device_world d;
         emulator_set_schedule((enum emulator_schedule)schedule, 13);
-        device_open(&w, &d);
-        const struct device_rope rope = rope_of(&w, &d);
-        struct device_attend p = attend_open(&w, &d, SPLIT, max_blocks[schedule]);
-        assert_true(attend_ropes(&p.batch, &p.kv, p.n_head));
-        must(launch_rope_attend(&rope, &p, 0));
-        must(cudaDeviceSynchronize());
-        check_attention(&w, &p, "at once");
-        w.qkv_after = w.qkv; /* nobody rotates it */
-        check_rope(&w, &d);
-        w.qkv_after = qkv_after;
-        attend_close(&p);
-        device_close(&d);
+        for (int how = SPLIT; how <= WHOLE; how++) {
+            device_open(&w, &d);
+            const struct device_rope rope = rope_of(&w, &d);
+            struct device_attend p = attend_open(&w, &d, (enum how)how, max_blocks[schedule]);
+            assert_true(attend_ropes(&p.batch, &p.kv, p.n_head));
+            must(launch_rope_attend(&rope, &p, 0));
+            must(cudaDeviceSynchronize());
+            check_attention(&w, &p, how == SPLIT ? "at once" : "at once, whole");
+            w.qkv_after = w.qkv; /* nobody rotates it */
+            check_rope(&w, &d);
+            w.qkv_after = qkv_after;
+            attend_close(&p);
+            device_close(&d);
+        }
     }
     world_close(&w);
 }
@@ -523,6 +526,7 @@ static void test_more_chunks_than_are_merged_at_once_give_the_bits_of_the_cpu(vo
 {
     (void)state;
     compare(&(struct spec){"long", 3, 1, 8, 8, true, false, 0, 0.3f, 2, {{64 * 130 + 7, 2}, {64 * 64 - 1, 2}}});
+    compare(&(struct spec){"long, values for more than a warp", 1, 1, 96, 96, true, false, 0, 0.1f, 1, {{64 * 65 + 3, 1}}});
 }
 
 static void test_rotation_inside_attention_gives_the_bits_of_the_cpu(void **state)

@@ -6,19 +6,10 @@
  *   merged ascending, the first one taken as it is: M' = max(M, m), a = exp(M - M'), b = exp(m - M'), L = fma(l, b, L a), O = fma(o, b, O a)
  *   result = O * (1 / L)
  *
- * A thread owns a key in the scores (K lies [d / 8][64][8]: 16 bytes are 8 dimensions of a key, neighbours are neighbouring keys) and two dimensions
- * in the values (V lies [64][d]), so every chain is a thread's own. Query heads that share a kv head are computed together: a K or V that was
- * loaded serves all of them. A chunk takes three phases with a barrier after each:
- *
- *   scores   K_THREAD keys x S queries in registers                     -> shared [key][query]
- *   weights  a warp has 4 queries, a lane 2 keys of each: max, exp, sum  -> in place, -1 where a query does not see the key
- *   values   two dimensions x Q queries in registers                     -> partials, or merged into shared [query][d]
- *
- * Keys beyond the last visible one are never read; those that only some of a tile's queries see are selected away.
- *
- * Two ways with the same bits. `split`, few rows: a block has one (row, kv head, chunk) at a time and leaves a partial; another kernel merges a row's
- * partials and makes the operand. `walk`, prompts: a block has a tile of queries (rows x heads) of a kv head, walks over all chunks and merges as it
- * goes.
+ * Three ways with the same bits, made of the same chunks (attend.cuh). `split`, few rows: a block has one (row, kv head, chunk) at a time and leaves
+ * a partial; another kernel merges a row's partials and makes the operand. `whole`, rows enough to keep the device busy: a block has all chunks of a
+ * row and merges as it goes, so that no partial is written and read again. `walk`, prompts: a block has a tile of queries (rows x heads) of a kv
+ * head, and goes on as `whole`.
  *
  * The grid of split does not tell the step: blocks take the items (row, chunk) of a list in device memory by turns. So a captured launch serves rows
  * of any length, and rows of unequal lengths leave no block idle.
@@ -28,300 +19,24 @@
  *                                                                  no more blocks than max_blocks, about
  *   rope_split as split                                     64     the same and a key
  *   merge     n_splits, groups of heads                    128     values of a group, factors of 64 chunks
+ *   whole, rope_whole  n_splits, n_kv * tiles of heads      64     as split, and the running values
  *   walk      n_walks, n_kv, tiles of queries              128     queries, scores and values of up to 32: 42 KiB for heads of 128
- *   round     16 n_walks, n_blocks / 16                    128     - */
+ *   round     16 n_walks or n_splits, n_blocks / 16        128     - */
 #include <assert.h>
 
-#include "engine/backend/cuda/kv.cuh"
+#include "engine/backend/cuda/attend.cuh"
 
 #define SPLIT_THREADS 64
 #define WALK_THREADS 128
 #define MERGE_THREADS 128
 #define MERGE_CHUNKS 64       /* whose factors are computed together */
-#define HIDDEN (-1.0f)        /* the weight of a key that a query does not see; weights are never negative */
+#define MERGE_AHEAD 8         /* whose values are asked for together */
 #define SHARED_LIMIT 49152    /* bytes of a block without asking for more */
 #define MAX_HEAD_DIM 512
 
 static int ceil_div(int a, int b)
 {
     return (a + b - 1) / b;
-}
-
-static __device__ __forceinline__ int at_most(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-/* ---- a chunk: scores, weights, values ---- */
-
-/* The queries of a block and what they share, all of it in shared memory. n is a multiple of what its template computes together; queries beyond
- * those that exist see nothing. */
-struct tile {
-    int n, head_dim, head_pad;
-    int q_stride, s_stride;
-    float *q;           /* [n][q_stride]: 4 floats more than head_pad, so that queries 4 apart lie in different banks */
-    float *s;           /* [64][s_stride]: scores, then weights; read 4 queries at a time without bank conflicts */
-    float *o;           /* [n][head_pad] running values; walk */
-    float *m, *l;       /* [n] maximum and sum: of the chunk (split), running (walk) */
-    float *a, *b;       /* [n] factors of the merge; walk */
-    int *first, *last;  /* [n] visible positions; last -1: none */
-};
-
-static __host__ __device__ __forceinline__ int s_stride_of(int n)
-{
-    return n < 4 ? n : n + 4;
-}
-
-/* Bytes of shared memory of a tile of n queries. */
-static size_t tile_bytes(int n, int head_pad, bool walks)
-{
-    const size_t floats = (size_t)n * (size_t)(head_pad + 4) + (size_t)(PAGE * s_stride_of(n)) + (size_t)(6 * n);
-    return sizeof(float) * (floats + (walks ? (size_t)n * (size_t)head_pad : 0));
-}
-
-/* Bytes of a page's values. */
-static size_t values_bytes(int head_pad)
-{
-    return sizeof(uint16_t) * PAGE * (size_t)head_pad;
-}
-
-static __device__ __forceinline__ struct tile tile_at(unsigned char *shared, const struct device_kv &kv, int n, bool walks)
-{
-    struct tile t;
-    t.n = n;
-    t.head_dim = kv.head_dim;
-    t.head_pad = kv.head_pad;
-    t.q_stride = kv.head_pad + 4;
-    t.s_stride = s_stride_of(n);
-    t.q = (float *)shared;
-    t.s = t.q + n * t.q_stride;
-    t.o = t.s + PAGE * t.s_stride;
-    t.m = t.o + (walks ? n * kv.head_pad : 0);
-    t.l = t.m + n;
-    t.a = t.l + n;
-    t.b = t.a + n;
-    t.first = (int *)(t.b + n);
-    t.last = t.first + n;
-    return t;
-}
-
-/* Two f16 that lie in a word. */
-static __device__ __forceinline__ void widen(uint32_t word, float *low, float *high)
-{
-    *low = __half2float(__ushort_as_half((unsigned short)(word & 0xffffu)));
-    *high = __half2float(__ushort_as_half((unsigned short)(word >> 16)));
-}
-
-/* N neighbouring floats of shared memory, N a power of two: 4 at a time where there are as many, and then they are aligned to it. */
-template <int N>
-static __device__ __forceinline__ void read_floats(const float *from, float out[N])
-{
-    if constexpr (N % 4 == 0) {
-        for (int i = 0; i < N; i += 4) {
-            const float4 all = *(const float4 *)(from + i);
-            out[i] = all.x;
-            out[i + 1] = all.y;
-            out[i + 2] = all.z;
-            out[i + 3] = all.w;
-        }
-    } else {
-        for (int i = 0; i < N; i++)
-            out[i] = from[i];
-    }
-}
-
-template <int N>
-static __device__ __forceinline__ void write_floats(float *to, const float x[N])
-{
-    if constexpr (N % 4 == 0) {
-        for (int i = 0; i < N; i += 4)
-            *(float4 *)(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-    } else {
-        for (int i = 0; i < N; i++)
-            to[i] = x[i];
-    }
-}
-
-/* 8 dimensions of K keys times those of S queries. */
-template <int K, int S>
-static __device__ __forceinline__ void dot8(const uint4 k[K], const float *q, int q_stride, float acc[K][S])
-{
-    for (int part = 0; part < 2; part++) {
-        float4 x[S];
-        for (int i = 0; i < S; i++)
-            x[i] = *(const float4 *)(q + i * q_stride + 4 * part);
-        for (int j = 0; j < K; j++) {
-            float w[4];
-            widen(part == 0 ? k[j].x : k[j].z, &w[0], &w[1]);
-            widen(part == 0 ? k[j].y : k[j].w, &w[2], &w[3]);
-            for (int i = 0; i < S; i++) {
-                acc[j][i] = fmaf(w[0], x[i].x, acc[j][i]);
-                acc[j][i] = fmaf(w[1], x[i].y, acc[j][i]);
-                acc[j][i] = fmaf(w[2], x[i].z, acc[j][i]);
-                acc[j][i] = fmaf(w[3], x[i].w, acc[j][i]);
-            }
-        }
-    }
-}
-
-/* The dimensions beyond the last whole 8, of which there are n. */
-template <int K, int S>
-static __device__ __forceinline__ void dot_rest(const uint16_t *const k[K], int n, const float *q, int q_stride, float acc[K][S])
-{
-    for (int d = 0; d < n; d++)
-        for (int j = 0; j < K; j++) {
-            const float w = __half2float(__ushort_as_half(k[j][d]));
-            for (int i = 0; i < S; i++)
-                acc[j][i] = fmaf(w, q[i * q_stride + d], acc[j][i]);
-        }
-}
-
-/* Scores of keys 0 .. hi of a page; of later keys those of key hi again, which nobody uses. A thread has K keys, 64 / K apart, and S queries, and
- * loads G pieces of its keys before it uses them. */
-template <int THREADS, int K, int S, int G>
-static __device__ __forceinline__ void score(const struct tile &t, const uint16_t *page, int hi, float scale)
-{
-    const int columns = PAGE / K, groups = t.head_dim / 8;
-    for (int item = (int)threadIdx.x; item < columns * (t.n / S); item += THREADS) {
-        const int column = item % columns, query = item / columns * S;
-        const float *q = t.q + query * t.q_stride;
-        const uint16_t *k[K];
-        float acc[K][S];
-        for (int j = 0; j < K; j++) {
-            k[j] = page + 8 * at_most(column + j * columns, hi);
-            for (int i = 0; i < S; i++)
-                acc[j][i] = 0.0f;
-        }
-        int g = 0;
-        for (; g + G <= groups; g += G) {
-            uint4 raw[G][K];
-            for (int h = 0; h < G; h++)
-                for (int j = 0; j < K; j++)
-                    raw[h][j] = *(const uint4 *)(k[j] + (g + h) * (PAGE * 8));
-            for (int h = 0; h < G; h++)
-                dot8<K, S>(raw[h], q + 8 * (g + h), t.q_stride, acc);
-        }
-        for (; g < groups; g++) {
-            uint4 raw[K];
-            for (int j = 0; j < K; j++)
-                raw[j] = *(const uint4 *)(k[j] + g * (PAGE * 8));
-            dot8<K, S>(raw, q + 8 * g, t.q_stride, acc);
-        }
-        if (t.head_dim % 8 != 0) {
-            const uint16_t *rest[K];
-            for (int j = 0; j < K; j++)
-                rest[j] = k[j] + groups * (PAGE * 8);
-            dot_rest<K, S>(rest, t.head_dim % 8, q + 8 * groups, t.q_stride, acc);
-        }
-        for (int j = 0; j < K; j++) {
-            for (int i = 0; i < S; i++)
-                acc[j][i] = scale * acc[j][i];
-            write_floats<S>(t.s + (column + j * columns) * t.s_stride + query, acc[j]);
-        }
-    }
-}
-
-/* A query's running maximum and sum take a chunk in; what its values are to be multiplied with. */
-static __device__ __forceinline__ void merge_sums(const struct tile &t, int query, int chunk, float m, float l)
-{
-    const bool sees = t.last[query] >= chunk * PAGE && t.first[query] < (chunk + 1) * PAGE;
-    float a = 0.0f, b = -1.0f; /* b below 0: the chunk does not count; a below 0: it is the first one */
-    if (sees && chunk == t.first[query] / PAGE) {
-        a = -1.0f;
-        b = 1.0f;
-        t.m[query] = m;
-        t.l[query] = l;
-    } else if (sees) {
-        const float run = t.m[query], top = m > run ? m : run;
-        a = num_exp_f32(run - top);
-        b = num_exp_f32(m - top);
-        t.m[query] = top;
-        t.l[query] = fmaf(l, b, t.l[query] * a);
-    }
-    t.a[query] = a;
-    t.b[query] = b;
-}
-
-/* Scores to weights in place, W queries to a warp at once; a lane has keys `lane` and `lane` + 32. */
-template <int THREADS, int W, bool WALKS>
-static __device__ __forceinline__ void weigh(const struct tile &t, int chunk)
-{
-    const int lane = (int)threadIdx.x % 32;
-    for (int query = (int)threadIdx.x / 32 * W; query < t.n; query += THREADS / 32 * W) {
-        float *low = t.s + lane * t.s_stride + query, *high = low + 32 * t.s_stride;
-        float x[2][W], m[W], l[W];
-        bool sees[2][W];
-        read_floats<W>(low, x[0]);
-        read_floats<W>(high, x[1]);
-        DEVICE_UNROLL
-        for (int i = 0; i < W; i++) {
-            const int first = t.first[query + i] - chunk * PAGE, last = t.last[query + i] - chunk * PAGE;
-            sees[0][i] = lane >= first && lane <= last;
-            sees[1][i] = lane + 32 >= first && lane + 32 <= last;
-            m[i] = sees[0][i] && x[0][i] > -INFINITY ? x[0][i] : -INFINITY;
-            m[i] = sees[1][i] && x[1][i] > m[i] ? x[1][i] : m[i];
-        }
-        for (int lanes = 16; lanes > 0; lanes /= 2)
-            DEVICE_UNROLL
-            for (int i = 0; i < W; i++) {
-                const float other = __shfl_xor_sync(ALL_LANES, m[i], lanes);
-                m[i] = other > m[i] ? other : m[i];
-            }
-        DEVICE_UNROLL
-        for (int i = 0; i < W; i++) {
-            for (int h = 0; h < 2; h++)
-                x[h][i] = sees[h][i] ? num_exp_f32(x[h][i] - m[i]) : HIDDEN;
-            l[i] = fold64(sees[0][i] ? x[0][i] : 0.0f, sees[1][i] ? x[1][i] : 0.0f);
-        }
-        write_floats<W>(low, x[0]);
-        write_floats<W>(high, x[1]);
-        float mine = m[0], sum = l[0]; /* lane i takes those of query i */
-        DEVICE_UNROLL
-        for (int i = 1; i < W; i++) {
-            mine = lane == i ? m[i] : mine;
-            sum = lane == i ? l[i] : sum;
-        }
-        if (lane < W && WALKS) {
-            merge_sums(t, query + lane, chunk, mine, sum);
-        } else if (lane < W) {
-            t.m[query + lane] = mine;
-            t.l[query + lane] = sum;
-        }
-    }
-}
-
-/* One key's two values times the weights of Q queries. ALL: every query that matters sees the key. */
-template <int Q, bool ALL>
-static __device__ __forceinline__ void add_key(uint32_t word, const float *p, float o[Q][2])
-{
-    float v[2], weights[Q];
-    widen(word, &v[0], &v[1]);
-    read_floats<Q>(p, weights);
-    for (int i = 0; i < Q; i++)
-        for (int e = 0; e < 2; e++) {
-            const float sum = fmaf(v[e], weights[i], o[i][e]);
-            o[i][e] = ALL || !(weights[i] < 0.0f) ? sum : o[i][e];
-        }
-}
-
-/* o[i] = the values of dimensions d and d + 1 over keys lo .. hi, for Q queries from `query` on. */
-template <int Q, bool ALL>
-static __device__ __forceinline__ void add_keys(const struct tile &t, const uint16_t *v, int d, int query, int lo, int hi, float o[Q][2])
-{
-    const float *p = t.s + query;
-    for (int i = 0; i < Q; i++)
-        o[i][0] = o[i][1] = 0.0f;
-    v += d;
-    int key = lo;
-    for (; key + 4 <= hi + 1; key += 4) {
-        uint32_t word[4];
-        for (int j = 0; j < 4; j++)
-            word[j] = *(const uint32_t *)(v + (key + j) * t.head_pad);
-        for (int j = 0; j < 4; j++)
-            add_key<Q, ALL>(word[j], p + (key + j) * t.s_stride, o);
-    }
-    for (; key <= hi; key++)
-        add_key<Q, ALL>(*(const uint32_t *)(v + key * t.head_pad), p + key * t.s_stride, o);
 }
 
 /* ---- split ---- */
@@ -465,7 +180,7 @@ __global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_rope_split(struct dev
 struct merge {
     float *values;   /* [n][head_dim], then zeros up to a whole block */
     float *a, *b;    /* [n][MERGE_CHUNKS] factors; a below 0: the first chunk */
-    float *m, *l;    /* [n][MERGE_CHUNKS] of the chunks */
+    float *l;        /* [n][MERGE_CHUNKS] sums of the chunks */
     float *run;      /* [n][2] maximum and sum so far */
 };
 
@@ -480,44 +195,89 @@ static __host__ __device__ __forceinline__ int heads_of_blocks(int head_dim)
 
 static size_t merge_bytes(int heads, int head_dim)
 {
-    return sizeof(float) * ((size_t)(heads * head_dim) + (size_t)heads * (4 * MERGE_CHUNKS + 2));
+    return sizeof(float) * ((size_t)(heads * head_dim) + (size_t)heads * (3 * MERGE_CHUNKS + 2));
 }
 
-/* Loads maxima and sums of visible chunks base .. base + n - 1, of which the first one is `item`, and turns them to factors. */
+/* The maximum of lanes 0 .. lane; of equals the first, as one after another would have it. */
+static __device__ __forceinline__ float scan_max(float x)
+{
+    const int lane = (int)threadIdx.x % 32;
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+        const float other = __shfl_sync(ALL_LANES, x, (lane - lanes) & 31);
+        x = lane < lanes || x > other ? x : other;
+    }
+    return x;
+}
+
+/* What a chunk of maximum m does to what ran up to maximum `run`. */
+static __device__ __forceinline__ void put_factors(const struct merge &g, int at, bool first, float run, float m, float l)
+{
+    const float top = m > run ? m : run;
+    g.a[at] = first ? -1.0f : num_exp_f32(run - top);
+    g.b[at] = first ? 1.0f : num_exp_f32(m - top);
+    g.l[at] = l;
+}
+
+/* Loads maxima and sums of visible chunks base .. base + n - 1, of which the first one is `item`, and turns them to factors. A warp has a head, a
+ * lane two chunks. */
 static __device__ __forceinline__ void merge_factors(const struct device_attend &p, const struct merge &g, int item, int heads, int head, int base,
                                                      int n)
 {
-    for (int i = (int)threadIdx.x; i < heads * n; i += MERGE_THREADS) {
-        const float *sums = partial_at(p, item + base + i % n, head + i / n) + p.kv.head_pad;
-        g.m[i / n * MERGE_CHUNKS + i % n] = sums[0];
-        g.l[i / n * MERGE_CHUNKS + i % n] = sums[1];
-    }
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < heads * n; i += MERGE_THREADS) { /* each looks up the running maximum before its chunk */
-        const int h = i / n, c = i % n;
-        const float *m = g.m + h * MERGE_CHUNKS;
-        float run = base > 0 ? g.run[2 * h] : m[0], a = -1.0f, b = 1.0f;
-        for (int j = base > 0 ? 0 : 1; j < c; j++)
-            run = m[j] > run ? m[j] : run;
-        if (base + c > 0) {
-            const float top = m[c] > run ? m[c] : run;
-            a = num_exp_f32(run - top);
-            b = num_exp_f32(m[c] - top);
+    const int lane = (int)threadIdx.x % 32;
+    for (int h = (int)threadIdx.x / 32; h < heads; h += MERGE_THREADS / 32) {
+        float m[2], l[2];
+        for (int i = 0; i < 2; i++) {
+            const int c = lane + 32 * i;
+            const float *sums = partial_at(p, item + base + (c < n ? c : 0), head + h) + p.kv.head_pad;
+            m[i] = c < n ? sums[0] : -INFINITY;
+            l[i] = c < n ? sums[1] : 0.0f;
         }
-        g.a[h * MERGE_CHUNKS + c] = a;
-        g.b[h * MERGE_CHUNKS + c] = b;
+        const float before = base > 0 ? g.run[2 * h] : -INFINITY;
+        float low = scan_max(m[0]), high = scan_max(m[1]);
+        low = low > before ? low : before;
+        const float middle = __shfl_sync(ALL_LANES, low, 31);
+        high = high > middle ? high : middle;
+        const float run[2] = {__shfl_sync(ALL_LANES, low, (lane - 1) & 31), __shfl_sync(ALL_LANES, high, (lane - 1) & 31)};
+        const float top = __shfl_sync(ALL_LANES, high, 31);
+        put_factors(g, h * MERGE_CHUNKS + lane, base + lane == 0, lane == 0 ? before : run[0], m[0], l[0]);
+        put_factors(g, h * MERGE_CHUNKS + lane + 32, false, lane == 0 ? middle : run[1], m[1], l[1]);
+        if (lane == 0)
+            g.run[2 * h] = top;
     }
     __syncthreads();
     for (int h = (int)threadIdx.x; h < heads; h += MERGE_THREADS) {
-        const float *m = g.m + h * MERGE_CHUNKS, *l = g.l + h * MERGE_CHUNKS, *a = g.a + h * MERGE_CHUNKS, *b = g.b + h * MERGE_CHUNKS;
-        float top = g.run[2 * h], sum = g.run[2 * h + 1];
-        for (int c = 0; c < n; c++) {
-            top = base + c == 0 || m[c] > top ? m[c] : top;
-            sum = a[c] < 0.0f ? l[c] : fmaf(l[c], b[c], sum * a[c]);
+        float sum = g.run[2 * h + 1];
+        for (int c = 0; c < n; c += 4) {
+            float a[4], b[4], l[4];
+            read_floats<4>(g.a + h * MERGE_CHUNKS + c, a);
+            read_floats<4>(g.b + h * MERGE_CHUNKS + c, b);
+            read_floats<4>(g.l + h * MERGE_CHUNKS + c, l);
+            DEVICE_UNROLL
+            for (int k = 0; k < 4; k++)
+                if (c + k < n)
+                    sum = a[k] < 0.0f ? l[k] : fmaf(l[k], b[k], sum * a[k]);
         }
-        g.run[2 * h] = top;
         g.run[2 * h + 1] = sum;
     }
+}
+
+/* The values of dimension d of a head over n chunks from `item` on, merged into `run`. */
+static __device__ __forceinline__ float merge_values(const struct device_attend &p, const struct merge &g, int item, int h, int head, int d, int n,
+                                                     float run)
+{
+    const float *o = partial_at(p, item, head + h) + d, *a = g.a + h * MERGE_CHUNKS, *b = g.b + h * MERGE_CHUNKS;
+    const size_t stride = (size_t)p.n_head * ATTEND_PARTIAL(p.kv.head_pad);
+    for (int c = 0; c < n; c += MERGE_AHEAD) {
+        float x[MERGE_AHEAD];
+        DEVICE_UNROLL
+        for (int k = 0; k < MERGE_AHEAD; k++)
+            x[k] = c + k < n ? o[(size_t)(c + k) * stride] : 0.0f;
+        DEVICE_UNROLL
+        for (int k = 0; k < MERGE_AHEAD; k++)
+            if (c + k < n)
+                run = a[c + k] < 0.0f ? x[k] : fmaf(x[k], b[c + k], run * a[c + k]);
+    }
+    return run;
 }
 
 /* A row's partials of as many heads as make whole blocks (fewer at the end) to O and its operand. */
@@ -532,8 +292,7 @@ __global__ void __launch_bounds__(MERGE_THREADS) attend_merge(struct device_atte
     g.values = (float *)shared;
     g.a = g.values + most * n_dim;
     g.b = g.a + most * MERGE_CHUNKS;
-    g.m = g.b + most * MERGE_CHUNKS;
-    g.l = g.m + most * MERGE_CHUNKS;
+    g.l = g.b + most * MERGE_CHUNKS;
     g.run = g.l + most * MERGE_CHUNKS;
     if (pos >= 0) {
         const int n_chunks = pos / PAGE - skipped + 1;
@@ -543,14 +302,8 @@ __global__ void __launch_bounds__(MERGE_THREADS) attend_merge(struct device_atte
             const int m = at_most(MERGE_CHUNKS, n_chunks - base);
             __syncthreads();
             merge_factors(p, g, item, heads, head, base, m);
-            for (int i = me; i < n; i += MERGE_THREADS) {
-                const int h = i / n_dim;
-                const float *o = partial_at(p, item + base, head + h) + i % n_dim, *a = g.a + h * MERGE_CHUNKS, *b = g.b + h * MERGE_CHUNKS;
-                float run = base > 0 ? g.values[i] : 0.0f;
-                for (int c = 0; c < m; c++, o += (size_t)p.n_head * ATTEND_PARTIAL(p.kv.head_pad))
-                    run = a[c] < 0.0f ? *o : fmaf(*o, b[c], run * a[c]);
-                g.values[i] = run;
-            }
+            for (int i = me; i < n; i += MERGE_THREADS)
+                g.values[i] = merge_values(p, g, item + base, i / n_dim, head, i % n_dim, m, base > 0 ? g.values[i] : 0.0f);
         }
         __syncthreads();
         float *out = p.o + (size_t)row * (size_t)p.ldo + (size_t)head * (size_t)n_dim;
@@ -570,11 +323,11 @@ __global__ void __launch_bounds__(MERGE_THREADS) attend_merge(struct device_atte
 /* ---- walk ---- */
 
 /* A chunk's values for all queries of a tile, merged into the running ones. */
-template <int Q>
+template <int THREADS, int Q>
 static __device__ __forceinline__ void walk_values(const struct tile &t, const uint16_t *v, int lo, int hi, bool all)
 {
     const int pairs = t.head_dim / 2;
-    for (int item = (int)threadIdx.x; item < pairs * (t.n / Q); item += WALK_THREADS) {
+    for (int item = (int)threadIdx.x; item < pairs * (t.n / Q); item += THREADS) {
         const int d = item % pairs * 2, query = item / pairs * Q;
         float o[Q][2];
         if (all)
@@ -590,11 +343,12 @@ static __device__ __forceinline__ void walk_values(const struct tile &t, const u
     }
 }
 
-/* A tile of n queries, a multiple of Q: of rows times heads of a kv head, those from blockIdx.z * n on. */
-template <int Q>
-__global__ void __launch_bounds__(WALK_THREADS, 4) attend_walk(struct device_attend p, int n)
+/* A tile of N queries: of rows times heads of a kv head, those from blockIdx.z * N on. */
+template <int N>
+__global__ void __launch_bounds__(WALK_THREADS, 4) attend_walk(struct device_attend p)
 {
     DYNAMIC_SHARED(shared);
+    constexpr int n = N, Q = N < 16 ? N : 16; /* queries of a thread's values */
     const struct tile t = tile_at(shared, p.kv, n, true);
     const int heads = p.n_head / p.kv.n_kv, kv_head = (int)blockIdx.y, me = (int)threadIdx.x;
     const int first_row = p.batch.walks[2 * blockIdx.x], n_rows = p.batch.walks[2 * blockIdx.x + 1];
@@ -615,7 +369,7 @@ __global__ void __launch_bounds__(WALK_THREADS, 4) attend_walk(struct device_att
             __syncthreads();
             weigh<WALK_THREADS, 4, true>(t, chunk);
             __syncthreads();
-            walk_values<Q>(t, k + PAGE * t.head_pad, lo, hi, seen_all <= start + lo && pos_lo >= start + hi);
+            walk_values<WALK_THREADS, Q>(t, k + PAGE * t.head_pad, lo, hi, seen_all <= start + lo && pos_lo >= start + hi);
             __syncthreads();
         }
         for (int i = me; i < n_queries * t.head_dim; i += WALK_THREADS) {
@@ -625,12 +379,66 @@ __global__ void __launch_bounds__(WALK_THREADS, 4) attend_walk(struct device_att
     }
 }
 
-/* The rows of the walks to their operand; a warp has 4 blocks of a row. */
-__global__ void __launch_bounds__(WALK_THREADS) attend_round(struct device_attend p)
+/* ---- whole ---- */
+
+/* All chunks of one row for up to Q heads of a kv head; values are staged as in split, of one chunk at a time. r as in split: the row's key and value
+ * are written before any chunk, and no other block reads them. */
+template <int Q>
+static __device__ __forceinline__ void whole_row(const struct device_attend &p, const struct device_rope *r, unsigned char *shared)
+{
+    const struct tile t = tile_at(shared + PAGE * 2 * p.kv.head_pad, p.kv, Q, true);
+    const int heads = p.n_head / p.kv.n_kv, tiles = (heads + Q - 1) / Q, me = (int)threadIdx.x;
+    const int kv_head = (int)blockIdx.y / tiles, head = kv_head * heads + (int)blockIdx.y % tiles * Q;
+    const int n_queries = at_most(Q, (kv_head + 1) * heads - head), row = p.batch.splits[2 * blockIdx.x], pos = row >= 0 ? p.batch.pos[row] : -1;
+    if (pos >= 0) {
+        const int first = first_visible(pos, p.window);
+        for (int i = 0; i < Q; i++)
+            load_query(p, t, i, i < n_queries ? row : -1, i < n_queries ? head + i : 0, me, SPLIT_THREADS);
+        __syncthreads();
+        if (r != NULL) {
+            rope_tile(*r, t, row, kv_head, n_queries, kv_head_at(p.kv, page_of(p.batch, row, pos / PAGE), p.layer, kv_head), (float *)(t.last + Q));
+            __syncthreads();
+        }
+        DEVICE_LOOP
+        for (int chunk = first / PAGE; chunk <= pos / PAGE; chunk++) {
+            const uint16_t *k = kv_head_at(p.kv, page_of(p.batch, row, chunk), p.layer, kv_head);
+            const int start = chunk * PAGE, hi = at_most(pos - start, PAGE - 1), lo = first > start ? first - start : 0;
+            stage_values((uint16_t *)shared, k + PAGE * t.head_pad, lo, hi, t.head_pad);
+            score<SPLIT_THREADS, 1, Q, 4>(t, k, hi, p.scale);
+            __syncthreads();
+            weigh<SPLIT_THREADS, (Q < 4 ? Q : 4), true>(t, chunk);
+            dev_cp_wait(0);
+            __syncthreads();
+            walk_values<SPLIT_THREADS, Q>(t, (const uint16_t *)shared, lo, hi, true);
+            __syncthreads();
+        }
+        float *out = p.o + (size_t)row * (size_t)p.ldo + (size_t)head * (size_t)t.head_dim;
+        for (int i = me; i < n_queries * t.head_dim; i += SPLIT_THREADS)
+            out[i] = t.o[i / t.head_dim * t.head_pad + i % t.head_dim] * (1.0f / t.l[i / t.head_dim]);
+    }
+}
+
+template <int Q>
+__global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_whole(struct device_attend p)
+{
+    DYNAMIC_SHARED(shared);
+    whole_row<Q>(p, NULL, shared);
+}
+
+template <int Q>
+__global__ void __launch_bounds__(SPLIT_THREADS, 8) attend_rope_whole(struct device_attend p, struct device_rope r)
+{
+    DYNAMIC_SHARED(shared);
+    whole_row<Q>(p, &r, shared);
+}
+
+/* The rows of the walks, or of the splits, to their operand; a warp has 4 blocks of a row. */
+__global__ void __launch_bounds__(WALK_THREADS) attend_round(struct device_attend p, bool walks)
 {
     const int walk = (int)blockIdx.x / ATTEND_ROWS, i = (int)blockIdx.x % ATTEND_ROWS;
-    if (i < p.batch.walks[2 * walk + 1]) {
-        const int row = p.batch.walks[2 * walk] + i, block = ((int)blockIdx.y * WALK_THREADS + (int)threadIdx.x) / 8;
+    const int first = walks ? p.batch.walks[2 * walk] : p.batch.splits[2 * blockIdx.x];
+    if (walks ? i < p.batch.walks[2 * walk + 1] : first >= 0) {
+        const int row = walks ? first + i : first, block = ((int)blockIdx.y * WALK_THREADS + (int)threadIdx.x) / 8;
         const float *o = p.o + (size_t)row * (size_t)p.ldo;
         const struct quad x = quad_load(o, block * DEVICE_BLOCK + (int)threadIdx.x % 8 * OPERAND_QUAD, p.to.n_cols);
         operand_put(p.to, p.needs, row, block, x, p.fault);
@@ -640,9 +448,27 @@ __global__ void __launch_bounds__(WALK_THREADS) attend_round(struct device_atten
 /* ---- launch ---- */
 
 /* Bytes of a block that has q and values staged, and room for a key. */
-static size_t rope_split_bytes(int n, int head_pad)
+static size_t rope_bytes(int n, int head_pad, bool whole)
 {
-    return tile_bytes(n, head_pad, false) + values_bytes(head_pad) + sizeof(float) * (size_t)head_pad;
+    return tile_bytes(n, head_pad, whole) + values_bytes(head_pad) + sizeof(float) * (size_t)head_pad;
+}
+
+static void launch_round(const struct device_attend *p, bool walks, cudaStream_t stream)
+{
+    const int n = walks ? p->batch.n_walks * ATTEND_ROWS : p->batch.n_splits, blocks = WALK_THREADS / 8;
+    LAUNCH(attend_round, dim3((unsigned)n, (unsigned)ceil_div(p->to.n_blocks, blocks)), dim3(WALK_THREADS), 0, stream, *p, walks);
+}
+
+template <int Q>
+static void launch_whole(const struct device_attend *p, const struct device_rope *r, cudaStream_t stream)
+{
+    const int tiles = ceil_div(p->n_head / p->kv.n_kv, Q);
+    const dim3 grid((unsigned)p->batch.n_splits, (unsigned)(p->kv.n_kv * tiles));
+    const size_t bytes = rope_bytes(Q, p->kv.head_pad, true);
+    if (r != NULL)
+        LAUNCH(attend_rope_whole<Q>, grid, dim3(SPLIT_THREADS), bytes, stream, *p, *r);
+    else
+        LAUNCH(attend_whole<Q>, grid, dim3(SPLIT_THREADS), bytes, stream, *p);
 }
 
 template <int Q>
@@ -652,7 +478,7 @@ static void launch_split(const struct device_attend *p, const struct device_rope
     const dim3 grid((unsigned)(p->batch.max_items < most ? p->batch.max_items : most), (unsigned)y);
     const size_t bytes = tile_bytes(Q, p->kv.head_pad, false), staged = bytes + values_bytes(p->kv.head_pad);
     if (r != NULL)
-        LAUNCH(attend_rope_split<Q>, grid, dim3(SPLIT_THREADS), rope_split_bytes(Q, p->kv.head_pad), stream, *p, *r);
+        LAUNCH(attend_rope_split<Q>, grid, dim3(SPLIT_THREADS), rope_bytes(Q, p->kv.head_pad, false), stream, *p, *r);
     else if (staged <= SHARED_LIMIT)
         LAUNCH((attend_split<Q, true>), grid, dim3(SPLIT_THREADS), staged, stream, *p);
     else
@@ -662,15 +488,20 @@ static void launch_split(const struct device_attend *p, const struct device_rope
 static void launch_splits(const struct device_attend *p, const struct device_rope *r, cudaStream_t stream)
 {
     const int heads = p->n_head / p->kv.n_kv, most = heads_of_blocks(p->kv.head_dim);
-    if (heads == 1)
-        launch_split<1>(p, r, stream);
-    else if (heads == 2)
-        launch_split<2>(p, r, stream);
-    else if (heads <= 4)
-        launch_split<4>(p, r, stream);
+    const int q = heads <= 2 ? heads : heads <= 4 ? 4 : 8;
+    const bool whole = p->whole && rope_bytes(q, p->kv.head_pad, true) <= SHARED_LIMIT;
+    if (q == 1)
+        (whole ? launch_whole<1> : launch_split<1>)(p, r, stream);
+    else if (q == 2)
+        (whole ? launch_whole<2> : launch_split<2>)(p, r, stream);
+    else if (q == 4)
+        (whole ? launch_whole<4> : launch_split<4>)(p, r, stream);
     else
-        launch_split<8>(p, r, stream);
-    LAUNCH(attend_merge, dim3((unsigned)p->batch.n_splits, (unsigned)ceil_div(p->n_head, most)), dim3(MERGE_THREADS),
+        (whole ? launch_whole<8> : launch_split<8>)(p, r, stream);
+    if (whole)
+        launch_round(p, false, stream);
+    else
+        LAUNCH(attend_merge, dim3((unsigned)p->batch.n_splits, (unsigned)ceil_div(p->n_head, most)), dim3(MERGE_THREADS),
            merge_bytes(most, p->kv.head_dim), stream, *p);
 }
 
@@ -684,12 +515,12 @@ static void launch_walks(const struct device_attend *p, cudaStream_t stream)
     const dim3 grid((unsigned)p->batch.n_walks, (unsigned)p->kv.n_kv, (unsigned)ceil_div(queries, n));
     const size_t bytes = tile_bytes(n, p->kv.head_pad, true);
     if (n == 8)
-        LAUNCH(attend_walk<8>, grid, dim3(WALK_THREADS), bytes, stream, *p, n);
+        LAUNCH(attend_walk<8>, grid, dim3(WALK_THREADS), bytes, stream, *p);
+    else if (n == 16)
+        LAUNCH(attend_walk<16>, grid, dim3(WALK_THREADS), bytes, stream, *p);
     else
-        LAUNCH(attend_walk<16>, grid, dim3(WALK_THREADS), bytes, stream, *p, n);
-    const int blocks = WALK_THREADS / 8;
-    LAUNCH(attend_round, dim3((unsigned)(p->batch.n_walks * ATTEND_ROWS), (unsigned)ceil_div(p->to.n_blocks, blocks)), dim3(WALK_THREADS), 0, stream,
-           *p);
+        LAUNCH(attend_walk<32>, grid, dim3(WALK_THREADS), bytes, stream, *p);
+    launch_round(p, true, stream);
 }
 
 static void assert_attend(const struct device_attend *p)
@@ -713,7 +544,7 @@ extern "C" cudaError_t launch_attend(const struct device_attend *p, cudaStream_t
 
 extern "C" bool attend_ropes(const struct device_batch *batch, const struct device_kv *kv, int n_head)
 {
-    return batch->n_walks == 0 && n_head / kv->n_kv <= 8 && rope_split_bytes(8, kv->head_pad) <= SHARED_LIMIT;
+    return batch->n_walks == 0 && n_head / kv->n_kv <= 8 && rope_bytes(8, kv->head_pad, false) <= SHARED_LIMIT;
 }
 
 extern "C" cudaError_t launch_rope_attend(const struct device_rope *r, const struct device_attend *p, cudaStream_t stream)

@@ -400,6 +400,7 @@ static int cuda_open(const struct backend_shape *shape, struct backend **be_out,
         return -1;
     }
     c->max_blocks *= BLOCKS_OF_SM;
+    cuda_plan_captures(c);
     if (check_now(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "creating a stream", err) != 0 || make_buffers(c, err) != 0 ||
         pool_create(shape->n_threads, &c->pool, err) != 0) {
         cuda_close(&c->base);

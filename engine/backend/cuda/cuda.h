@@ -18,7 +18,8 @@
 #include "engine/backend/pool.h"
 
 #define CUDA_ALIGN 256
-#define CUDA_CAPTURES 9                      /* steps of 1, 2, 4 ... 256 rows */
+#define CUDA_MAX_ROWS 256                    /* of a captured step */
+#define CUDA_CAPTURES 18                     /* at most: of 1, 2, 4 ... CUDA_MAX_ROWS rows, with attention split and whole */
 #define CUDA_MAX_CHANGES 32768               /* of page tables in a pinned buffer */
 
 struct matrix {
@@ -132,14 +133,19 @@ struct cuda {
     bool ropes;                /* if it did */
     struct device_post post;   /* what a projection left to the next norm */
     bool posts;
+    bool whole;                /* how splits are attended: device_attend */
     int replay;                /* the capture that does it, or -1 */
     int n_out, n_tables;
     int first_score, n_scores;
 
     bool capturing;
     struct {
-        cudaGraphExec_t exec[CUDA_CAPTURES]; /* i: 1 << i rows */
-        int n;
+        struct {
+            int n_rows;
+            bool whole;
+        } kind[CUDA_CAPTURES]; /* ascending by rows */
+        cudaGraphExec_t exec[CUDA_CAPTURES];
+        int n_kinds, n; /* to be captured; captured */
         struct captures sum;
         double began_ms;   /* of the one under way, */
         size_t free_bytes; /* and the memory that was left */
@@ -170,11 +176,16 @@ static inline size_t cuda_round_up(size_t n, size_t to)
 void cuda_size_inputs(struct cuda *c);
 /* A batch without rows, whose arrays are where a step's will be. */
 struct device_batch cuda_batch_of(struct cuda *c);
+/* Whether rows that are alone in their sequences, of n_chunks chunks in all and at most `longest`, are better attended a row to a block: there are
+ * enough of them for half of the blocks that the device runs at once, and none keeps the others waiting for long. */
+bool cuda_attends_whole(const struct cuda *c, int n_rows, long n_chunks, long longest);
 /* Where begin() says how many rows a step has. */
 const int32_t *cuda_live(struct cuda *c);
 void cuda_begin(struct backend *be, const struct batch *batch, const double *const *freq, int n_tables);
 
 /* cuda_graph.c */
+/* Of shape and device: the kinds of steps that are captured. */
+void cuda_plan_captures(struct cuda *c);
 bool cuda_capture(struct backend *be, int i);
 int cuda_captured(struct backend *be, struct err *err);
 struct captures cuda_captures(const struct backend *be);

@@ -3,8 +3,9 @@
  * A step of one row a sequence is a few hundred short kernels, and launching them one by one would take longer than running them. So embed and all
  * layers are captured when the model has been loaded, for 1, 2, 4 ... 256 rows; a step takes the next larger one, whose other rows are padding. A
  * graph's arguments are frozen: what differs between its steps is in device memory, at places that never move, written by begin(). Nothing of a graph
- * knows how long the sequences are, as attention takes its items from a list, so there is one for each number of rows and all exist before the first
- * request. Steps with more rows, or with prompts in them, are launched operation by operation; their kernels are long.
+ * knows how long the sequences are, as attention takes its items from a list, so all exist before the first request: one for each number of rows, and
+ * from where rows keep the device busy by themselves a second one, in which a block attends a row whole (attend.cu). Steps with more rows, or with
+ * prompts in them, are launched operation by operation; their kernels are long.
  *
  * Outside of the graph remain begin()'s copy and the scores, which not every step wants of every row.
  *
@@ -21,19 +22,33 @@ static double now_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
+void cuda_plan_captures(struct cuda *c)
+{
+    int n = 0;
+    for (int rows = 1; rows <= c->shape.max_rows && rows <= CUDA_MAX_ROWS && !c->eager; rows *= 2)
+        for (int whole = 0; whole < 2; whole++)
+            if (whole == 0 || cuda_attends_whole(c, rows, rows, 1)) {
+                c->captures.kind[n].n_rows = rows;
+                c->captures.kind[n++].whole = whole;
+            }
+    assert(n <= CUDA_CAPTURES);
+    c->captures.n_kinds = n;
+}
+
 bool cuda_capture(struct backend *be, int i)
 {
     struct cuda *c = cuda_of(be);
     assert(i == c->captures.n && !c->capturing);
-    const int n_rows = 1 << i;
     size_t total = 0;
-    if (c->eager || i >= CUDA_CAPTURES || n_rows > c->shape.max_rows)
+    if (i == c->captures.n_kinds)
         return false;
+    const int n_rows = c->captures.kind[i].n_rows;
     long most = (long)n_rows * c->tables.max_pages;
     c->batch = cuda_batch_of(c);
     c->batch.n_rows = c->batch.n_splits = n_rows;
     c->batch.max_items = most < c->shape.n_pages ? (int)most : c->shape.n_pages;
     c->live = n_rows > 2 ? cuda_live(c) : NULL; /* of 1 or 2 rows none is padding */
+    c->whole = c->captures.kind[i].whole;
     c->n_tables = ROPE_TABLES;
     c->posts = c->ropes = false;
     if (cuda_enter(c) && cuda_check(c, cudaMemGetInfo(&c->captures.free_bytes, &total), "asking for its memory")) {

@@ -145,11 +145,17 @@ static bool follows(const struct batch *b, int r)
     return b->seq[r] == b->seq[r - 1] && b->pos[r] == b->pos[r - 1] + 1;
 }
 
+bool cuda_attends_whole(const struct cuda *c, int n_rows, long n_chunks, long longest)
+{
+    return n_rows > 1 && longest * c->max_blocks <= 2 * n_chunks * c->shape.n_kv;
+}
+
 /* Rows in company walk their sequence's pages together. A row that is alone, as in decode, has its chunks computed apart, as long as there is room
  * for the partials: n_pages chunks in all. Otherwise it walks as well. */
 static void plan_attention(struct cuda *c, const struct batch *b, int32_t *splits, int32_t *walks)
 {
     struct device_batch *d = &c->batch;
+    int longest = 0;
     for (int r = 0, n; r < b->n_rows; r += n) {
         for (n = 1; n < ATTEND_ROWS && r + n < b->n_rows && follows(b, r + n); n++) {
         }
@@ -158,11 +164,13 @@ static void plan_attention(struct cuda *c, const struct batch *b, int32_t *split
             splits[2 * d->n_splits] = r;
             splits[2 * d->n_splits++ + 1] = d->max_items;
             d->max_items += n_chunks;
+            longest = n_chunks > longest ? n_chunks : longest;
         } else {
             walks[2 * d->n_walks] = r;
             walks[2 * d->n_walks++ + 1] = n;
         }
     }
+    c->whole = cuda_attends_whole(c, d->n_splits, d->max_items, longest);
 }
 
 /* A step of rows that are all alone may be one that was captured; its padding follows. */
@@ -170,9 +178,9 @@ static void plan_replay(struct cuda *c, uint8_t *bytes)
 {
     const struct device_batch *d = &c->batch;
     for (int i = 0; i < c->captures.n && d->n_walks == 0 && c->replay < 0; i++)
-        if (d->n_rows <= 1 << i)
+        if (d->n_rows <= c->captures.kind[i].n_rows && c->whole == c->captures.kind[i].whole)
             c->replay = i;
-    for (int r = d->n_rows; c->replay >= 0 && r < 1 << c->replay; r++)
+    for (int r = d->n_rows; c->replay >= 0 && r < c->captures.kind[c->replay].n_rows; r++)
         column(c, bytes, COL_POS)[r] = column(c, bytes, COL_SPLITS)[2 * r] = -1;
 }
 

@@ -119,8 +119,9 @@ void cuda_attend(struct backend *be, const struct attend_params *params, const s
     assert(params->layer >= 0 && params->layer < c->shape.n_layers);
     assert(consumer->d.n_cols == c->oo.n_cols);
     const struct device_attend p = {.batch = c->batch, .kv = c->kv, .layer = params->layer, .n_head = c->shape.n_head, .window = params->window,
-                                    .scale = params->scale, .qkv = c->qkv.p, .ld = c->qkv.ld, .max_blocks = c->max_blocks, .partials = c->partials,
-                                    .o = c->o.p, .ldo = c->o.ld, .to = c->oo, .needs = consumer->needs, .fault = c->fault};
+                                    .scale = params->scale, .qkv = c->qkv.p, .ld = c->qkv.ld, .max_blocks = c->max_blocks, .whole = c->whole,
+                                    .partials = c->partials, .o = c->o.p, .ldo = c->o.ld, .to = c->oo, .needs = consumer->needs,
+                                    .fault = c->fault};
     assert(c->rope.layer == params->layer);
     if (!c->lost)
         cuda_check(c, c->ropes ? launch_rope_attend(&c->rope, &p, c->stream) : launch_attend(&p, c->stream), "attending");

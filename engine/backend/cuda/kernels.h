@@ -207,7 +207,8 @@ struct device_attend {
     const float *qkv;
     int ld;
     int max_blocks;   /* of a split, about: more items than they are taken by turns */
-    float *partials;  /* [*n_items][n_head][ATTEND_PARTIAL] */
+    bool whole;       /* a block takes a row of `splits` whole, if it has room: no partials */
+    float *partials;  /* [*n_items][n_head][ATTEND_PARTIAL]; not where whole */
     float *o;         /* [n_rows][ldo] */
     int ldo;
     struct device_operand to;

@@ -36,8 +36,7 @@ static __device__ __forceinline__ float row_factor(const float *x, int n, float 
             __syncthreads();
         for (int i = OPERAND_QUAD * me; i < m; i += OPERAND_QUAD * THREADS) {
             const struct quad q = quad_load(x + base, i, m);
-            for (int k = 0; k < OPERAND_QUAD; k++)
-                staged[i + k] = q.v[k];
+            *(float4 *)(staged + i) = make_float4(q.v[0], q.v[1], q.v[2], q.v[3]);
         }
         __syncthreads();
         if (me < 64)
