@@ -17,13 +17,16 @@ void bugs_must(cudaError_t error, const char *what)
 
 static const struct bug *nth(int i)
 {
-    return i < n_kernel_bugs ? &kernel_bugs[i] : &host_bugs[i - n_kernel_bugs];
+    if (i < n_kernel_bugs)
+        return &kernel_bugs[i];
+    i -= n_kernel_bugs;
+    return i < n_matrix_bugs ? &matrix_bugs[i] : &host_bugs[i - n_matrix_bugs];
 }
 
 int main(int argc, char **argv)
 {
     const char *what = argc == 2 ? argv[1] : "";
-    int n = n_kernel_bugs + n_host_bugs, n_wrong = 0;
+    int n = n_kernel_bugs + n_matrix_bugs + n_host_bugs, n_wrong = 0;
     if (strcmp(what, "--list") == 0) {
         for (int i = 0; i < n; i++)
             printf("%s\n", nth(i)->name);

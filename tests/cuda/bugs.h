@@ -1,4 +1,5 @@
-// bugs.h: what the planted bugs share. bugs_kernel.cu plants them in kernels, bugs_host.cu in what the host does with a device.
+// bugs.h: what the planted bugs share. bugs_kernel.cu plants them in small kernels, bugs_matrix.cu in those of the matrix products, bugs_host.cu in
+// what the host does with a device.
 //
 // A bug is a function template of one bool, written twice in one: bug<true> has the fault, bug<false> is what it should have been. It returns whether
 // the result is right. A row of the table names both; bugs.cu runs them, tests/cuda/run-bugs judges.
@@ -19,8 +20,8 @@ struct bug {
 };
 #define BUG(name) {#name, name<false>, name<true>}
 
-extern const struct bug kernel_bugs[], host_bugs[];
-extern const int n_kernel_bugs, n_host_bugs;
+extern const struct bug kernel_bugs[], matrix_bugs[], host_bugs[];
+extern const int n_kernel_bugs, n_matrix_bugs, n_host_bugs;
 
 // A call that may not fail here ends the program.
 void bugs_must(cudaError_t error, const char *what);

@@ -18,7 +18,7 @@
  *            lane's four outputs lie side by side: their factors are one load
  *   launch   grid (groups of 32 or 64 rows of x, tiles: all of them; of a pair, gate and up of 32; the tiles of 256 outputs for scores), 256 threads
  *   shared   sums that wait [rows][outputs] and maxima; then the ring and the factors of two steps, in their place the chains: 49 to 89 KiB
- *   registers  S = 8: two blocks of threads share a multiprocessor. S = 4: up to 168, for 64 chains and two tiles' fragments; with 128 they would be
+ *   registers  S = 8: two blocks of threads share a multiprocessor. S = 4: up to 190, for 64 chains and two tiles' fragments; with 128 they would be
  *            spilled, and one block hides its latencies by the ring and by independent chains
  *   numbers  sums start at the bits of 1.5 * 2^23, less the offset's part (matrix.cuh)
  *
@@ -60,8 +60,8 @@ template <int S> struct many_shared {
     static constexpr int maxima = M::rows * M::outputs * 4, ring = maxima + M::rows * 4, chains = S * MANY_ROUND * M::chain * 4;
 };
 
-/* The value, of which the compiler knows nothing any more: what is computed from it is computed where it is used. Addresses would else be computed
- * before the loop over groups, and there are too many of them to be kept in registers. */
+/* The value, of which the compiler knows nothing any more: what is computed from it is computed where it is used, not before a loop, where it would
+ * take a register. */
 static __device__ __forceinline__ unsigned many_fresh(unsigned v)
 {
     asm volatile("" : "+r"(v));
@@ -79,6 +79,8 @@ template <int S> struct many_dots {
     float (&acc)[2][M::rows / 8][4];
 
     __device__ __forceinline__ unsigned warp() const { return thread / 32; }
+    /* The thread; where two blocks of threads share the registers, what is computed from it is not kept from step to step. */
+    __device__ __forceinline__ unsigned lean() const { return S == LAYOUT_SLOTS ? many_fresh(thread) : thread; }
 
     /* Row of x that stands in place i; the last one where there are no more. */
     __device__ __forceinline__ uint32_t row(unsigned i) const { return r0 + (int)i < n_rows ? (uint32_t)r0 + i : (uint32_t)n_rows - 1; }
@@ -116,7 +118,7 @@ template <int S> struct many_dots {
     {
         typedef weights_type<TYPE> T;
         typedef many_buffer<TYPE, S> B;
-        const unsigned n = in_group(g), i = many_fresh(thread), first = (unsigned)pass * S;
+        const unsigned n = in_group(g), i = lean(), first = (unsigned)pass * S;
         unsigned char *to = shared + g % MANY_STAGES * B::stage;
         const unsigned in_row = 2 * S, at = i % in_row; /* pieces of a row of x */
         if (first + at / 2 < n) {
@@ -149,7 +151,7 @@ template <int S> struct many_dots {
 
     template <int TYPE> __device__ __forceinline__ void load(const uint8_t *w, int g, struct entry<TYPE> *out) const
     {
-        const unsigned n = in_group(g), i = many_fresh(thread), slot = (unsigned)pass * S + i % S;
+        const unsigned n = in_group(g), i = lean(), slot = (unsigned)pass * S + i % S;
         const uint32_t at = row(i / S) * (uint32_t)x.n_blocks + (uint32_t)g * LAYOUT_SLOTS + (slot < n ? slot : n - 1);
         out->w = weights_load<TYPE>(w, x.n_blocks, place(i, g, n));
         out->d = x.d[at];
@@ -161,7 +163,7 @@ template <int S> struct many_dots {
     {
         typedef weights_type<TYPE> T;
         typedef many_buffer<TYPE, S> B;
-        const unsigned i = many_fresh(thread), slot = i % S, r = i / S;
+        const unsigned i = lean(), slot = i % S, r = i / S;
         unsigned char *to = shared + MANY_STAGES * B::stage + g % 2 * B::small;
         uint32_t *word = (uint32_t *)to + (r / LAYOUT_ROWS * S + slot) * M::plane + r % LAYOUT_ROWS;
         const struct weights_factors f = weights_factors_of<TYPE>(e.w, pass * S + (int)slot);
