@@ -159,6 +159,10 @@ $(PTX)/test_%: $(PTX)/test_%.cpp.o $(PTX_OBJ)
 $(PTX)/ptx_counts: $(PTX)/ptx_counts.c.o $(PTX)/device.cpp.o $(PTX_OBJ) $(EMULATED)/libemulated.a $(BUILD)/libnextd.a
 	$(CXX) $(LDFLAGS) -rdynamic $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -ldl -o $@
 ptx-counts: $(PTX)/ptx_counts cuda-ptx
+# What bench/paper.py computes with: counts of the kernels' PTX, and their registers by ptxas's reports.
+paper-counts: ptx-counts cuda-objects
+	python3 bench/paper.py --count $(BUILD)
+.PHONY: paper-counts
 $(PTX)/device/%: $(EMULATED)/tests/cuda/%.c.o $(PTX)/device.cpp.o $(PTX_OBJ) $(BACKEND_MATRIX) $(EMULATED)/libemulated.a $(BUILD)/libnextd.a
 	@mkdir -p $(@D)
 	$(CXX) $(LDFLAGS) -rdynamic $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka -ldl -o $@

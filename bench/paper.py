@@ -14,21 +14,21 @@ from pathlib import Path
 import paper_counts
 from paper_counts import PROMPT, STEPS, load_counts, plan
 from paper_devices import CPU, CPU_PORTS, DEVICES, SOURCES
-from paper_model import MODELS, PAPER_MODELS, TYPES, Step, bound_of, cpu_parts, decode, kv_read, memory_bytes, time_step
+from paper_model import MODELS, PAPER_MODELS, TYPES, Step, bound_of, cpu_parts, decode, fits, kv_read, time_step
 
 PAGE_FILE = Path(__file__).resolve().parent.parent / "docs" / "paper.md"
-HOT = 64  # requests of a block from which an access is in a hot loop
+HOT = 24  # requests of a block from which an access is in a hot loop
 
 INTRO = """# The paper model
 
 Written by `make paper-docs`; `make paper` prints it. nextd's CUDA kernels have never run on a GPU. This page says what they should cost on three of
 them, from counts and constants alone, so that a measurement can prove it wrong: `make gpu-check` prints the measured side where there is a GPU.
 
-- The launches of a step follow from `engine/model/forward.c` and the launchers; what a launch asks of a device is counted in nvcc's PTX for sm_80 by
-  an interpreter (`tests/cuda/ptx`), one block of threads of each kernel at the very shapes below: instructions by class, 32-byte sectors, turns of
-  shared memory's banks.
+- The launches of a step are those that the backend makes on the emulated device, for a layer of each model. What a launch asks of a device is counted in
+  nvcc's PTX for sm_80 by an interpreter (`tests/cuda/ptx`), in a few blocks of threads: instructions by class, 32-byte sectors, turns of shared
+  memory's banks.
 - PTX is not what runs. Held against disassembled loops of nvcc 13.0 for sm_80, `matrix_few<1>` on Q4_K counts 88 instructions a warp and 8 blocks
-  where 72 run, `matrix_many` 560 where 710 run. Bounds by issue are that uncertain.
+  where 72 run, an earlier `matrix_many` 560 where 710 ran. Bounds by issue are that uncertain.
 - A launch takes the longest of: its bytes at the device's bandwidth; on the busiest multiprocessor its instructions by class, mma and shared memory
   at their rates; the waits of a block alone, as many times as blocks come after each other. Plus the gap between two nodes of a graph.
   `bench/paper_model.py` has the rule, `bench/paper_counts.py` the chains of waits. Rates are nominal: what a device gives to the best of programs is
@@ -44,10 +44,6 @@ def table(head, rows):
 
 def percent(x):
     return f"{100 * x:.0f} %"
-
-
-def count_of(counts):
-    return lambda case, i: counts[case][i]
 
 
 # ---- sections ----
@@ -71,9 +67,9 @@ def models():
 
 
 def cell(model, step, device, counts):
-    if memory_bytes(model, step) > device.memory_gb * 1e9:
+    if not fits(model, step, device):
         return "does not fit"
-    t = time_step(plan(model, step, count_of(counts)), device)
+    t = time_step(plan(model, step, counts), device)
     worst = max(t.by_bound, key=t.by_bound.get)
     return f"{t.us / 1e3:.2f} ms, {step.rows / t.us * 1e6:,.0f}/s, {percent(t.bound_us / t.us)} {worst}"
 
@@ -95,7 +91,7 @@ def kernels(counts):
            "launches have. `blocks` are of threads, on 108 multiprocessors that hold `resident` of them at once.\n"]
     device = DEVICES[0]
     for step in (decode(1, 4096), decode(32, 4096), PROMPT):
-        launches = plan(MODELS["8b"], step, count_of(counts))
+        launches = plan(MODELS["8b"], step, counts)
         total = time_step(launches, device).us
         rows = []
         for launch in launches:
@@ -109,59 +105,58 @@ def kernels(counts):
     return "\n".join(out)
 
 
-def sectors_of(entry):
-    load = entry["load"]
-    return load["sectors"] / load["least_sectors"]
+def touched(line):
+    return line["sectors"] / line["least_sectors"]
 
 
-def hot_ways(entry):
+def hot_ways(line):
     """The worst access to shared memory that a block makes often."""
-    return max((u["most_ways"] for u in entry["uneven"] if u["requests"] >= HOT or entry["kernel"].startswith("attend")), default=1)
+    conflict = line.get("conflict", {"requests": 0})
+    return conflict["ways"] if conflict["requests"] >= HOT else 2
 
 
-def per_mma(entry):
-    mma = entry["issues"].get("mma_k16", 0) / 2 + entry["issues"].get("mma_k32", 0)
-    return f"{issued(entry) / mma:.0f}" if mma else ""
+def issued(line):
+    return sum(n for name, n in line["issues"].items() if name in paper_counts.CLASSES)
 
 
-def issued(entry):
-    return sum(n for name, n in entry["issues"].items() if name in paper_counts.CLASSES)
+def per_mma(line):
+    mma = line["issues"].get("mma_k16", 0) / 2 + line["issues"].get("mma_k32", 0)
+    return f"{issued(line) / mma:.0f}" if mma else ""
 
 
-def unique_ratio(kind, entry, x_rows):
-    """Sectors of a block's reads, each once, over the bytes of its 32 rows of weights and of its rows of x."""
-    x = x_rows * (4096 * 4 if TYPES[kind].is_float else 4096 * 40 / 32)
-    return 32 * entry["read_sectors"] / (TYPES[kind].planes_bytes(32, 4096) + x)
+def read_ratio(kind, rows, line):
+    """Sectors that the counted blocks of 4,096 x 4,096 weights read, each once, over the bytes of their weights and of x."""
+    blocks, grid_x = line["grid"][0] * line["grid"][1] * line["grid"][2], line["grid"][0]
+    n = min(blocks, paper_counts.SAMPLE)
+    x = rows * 4096 * (4 if TYPES[kind].is_float else 40 / 32)
+    return 32 * line["read_sectors"] * n / (TYPES[kind].planes_bytes(4096, 4096) * min(1, n * grid_x / blocks) + x)
 
 
 def accesses(counts):
     rows = []
     for kind in TYPES:
         line = [kind]
-        for kernel, x_rows in (("few", 1), ("few", 8), ("many", paper_counts.MANY_ROWS)):
-            case = paper_counts.product_case(kernel, paper_counts.STORE, x_rows, kind, 4096)
-            if case not in counts:
-                line += ["", "", ""]
-                continue
-            entry = counts[case][0]
-            warp_groups = 8 * 16
-            line += [f"{issued(entry) / warp_groups:.0f}", f"{unique_ratio(kind, entry, x_rows):.3f}", f"{sectors_of(entry):.2f}"]
-            if kernel == "many":
-                line[-1] = f"{hot_ways(entry)}"
-                line.append(per_mma(entry))
-        rows.append((line + [""])[:11])
-    head = ["type", "few, 1 row: issues", "read", "touched", "8 rows: issues", "read", "touched", "many, 32 rows: issues", "read", "bank ways",
-            "issues an mma"]
-    return ("## Accesses of the matrix kernels\n\nA block of 32 outputs of 4,096 columns. `issues`: warp instructions for 8 blocks of 32 values of "
-            "four outputs (few) or of 32 outputs and one of the eight blocks (many). `read`: distinct sectors over the bytes of weights and rows of "
-            "x, what passes between the caches; `touched`: sectors that the requests touch over the least they could, first-level hits "
-            "included. `bank ways`: the worst access to shared memory in the loop. An mma is a k32, or two k16.\n\n" + table(head, rows) + "\n")
+        for x_rows in paper_counts.TYPE_ROWS:
+            entry = counts[paper_counts.type_case(kind, x_rows)][0]
+            many = entry["kernel"].startswith("matrix_many")
+            if x_rows <= counts[""]["constants"]["few_rows"]:
+                line += [f"{issued(entry) / (8 * 16):.0f}", f"{read_ratio(kind, x_rows, entry):.3f}", f"{touched(entry):.2f}"]
+            else:
+                line += [per_mma(entry), hot_ways(entry)] if many else ["", ""]
+        rows.append(line)
+    few, eight, many = paper_counts.TYPE_ROWS
+    head = ["type", f"{few} row: issues", "read", "touched", f"{eight} rows: issues", "read", "touched", f"{many} rows: issues an mma",
+            "bank ways"]
+    return ("## Accesses of the matrix kernels\n\nOf 4,096 columns. `issues`: warp instructions for 8 blocks of 32 values of four outputs, by "
+            "`matrix_few`; for an mma, which is a k32 or two k16, by `matrix_many` (which floats do not go to). `read`: distinct sectors over the bytes "
+            "of weights and rows of x, what passes between the caches; `touched`: sectors that the requests touch over the least they could, first-"
+            "level hits included. `bank ways`: the worst access to shared memory that a block makes often.\n\n" + table(head, rows) + "\n")
 
 
 # ---- goals ----
 
 def goals(counts):
-    get, rows = count_of(counts), []
+    rows = []
 
     def goal(what, wanted, value, met, note=""):
         rows.append([what, wanted, value, "met" if met else "**missed**", note])
@@ -170,29 +165,29 @@ def goals(counts):
     for key in PAPER_MODELS:
         for step in STEPS:
             for device in DEVICES:
-                if memory_bytes(MODELS[key], step) <= device.memory_gb * 1e9:
-                    t = time_step(plan(MODELS[key], step, get), device)
+                if fits(MODELS[key], step, device):
+                    t = time_step(plan(MODELS[key], step, counts), device)
                     least = MODELS[key].step_bytes(planes=False) + kv_read(MODELS[key], step)
                     ratios.append((t.bytes / least, f"{MODELS[key].title}, {step.title()}, {device.name}"))
     few, worst = sum(r <= 1.05 for r, _ in ratios), max(ratios)
     goal("bytes of a step over weights (as the file has them) and pages", "<= 1.05", f"{min(ratios)[0]:.3f} .. {worst[0]:.3f}", worst[0] <= 1.05,
-         f"{few} of {len(ratios)} cases within; worst {worst[1]}: the vocabulary once for every {paper_counts.SCORE_ROWS} rows, and partials")
+         f"{few} of {len(ratios)} cases within; worst {worst[1]}: partials of attention")
 
-    reads = [(unique_ratio(kind, counts[case][0], n), f"{kind}, {n} rows") for kind in TYPES for kernel, n in (("few", 1), ("few", 8), ("many", 32))
-             for case in [paper_counts.product_case(kernel, paper_counts.STORE, n, kind, 4096)] if case in counts]
-    goal("sectors that matrix kernels read, each once", "<= 1.1 of the least", f"{max(reads)[0]:.3f}", max(reads)[0] <= 1.1, max(reads)[1])
-    touched = [(sectors_of(e), e["kernel"]) for case in counts for e in counts[case] if e["load"]["requests"] >= HOT]
-    goal("sectors touched by requests, hits of the first-level cache included", "<= 1.1 of the least", f"{max(touched)[0]:.2f}",
-         max(touched)[0] <= 1.1, f"{max(touched)[1]}: a block of x is 32 bytes, read 16 at a time")
+    reads = [(read_ratio(kind, n, counts[paper_counts.type_case(kind, n)][0]), f"{kind}, {n} rows") for kind in TYPES
+             for n in paper_counts.TYPE_ROWS if n <= counts[""]["constants"]["few_rows"]]
+    goal("sectors that matrix_few reads, each once", "<= 1.1 of the least", f"{max(reads)[0]:.3f}", max(reads)[0] <= 1.1, max(reads)[1])
+    lines = [line for case, launches in counts.items() if case for line in launches]
+    apart = max((touched(line), line["kernel"]) for line in lines if line["requests"] >= HOT)
+    goal("sectors touched by requests, hits of the first-level cache included", "<= 1.1 of the least", f"{apart[0]:.2f}", apart[0] <= 1.1, apart[1])
 
-    ways = sorted({(hot_ways(e), e["kernel"]) for case in counts for e in counts[case]}, reverse=True)
+    ways = sorted({(hot_ways(line), line["kernel"]) for line in lines}, reverse=True)
     bad = [f"{kernel} {n}" for n, kernel in ways if n > 2]
-    goal("bank conflicts in hot loops", "<= 2 ways", f"{ways[0][0]}", not bad, ", ".join(dict.fromkeys(bad)))
+    goal("bank conflicts in hot loops", "<= 2 ways", f"{ways[0][0]}", not bad, ", ".join(bad))
 
     flights = []
     for device in DEVICES:
         for key in PAPER_MODELS:
-            for launch in plan(MODELS[key], decode(1, 512), get):
+            for launch in plan(MODELS[key], decode(1, 512), counts):
                 if launch.kernel.startswith("matrix"):
                     blocks = min(launch.resident(device) * device.sms, launch.blocks)
                     asked = launch.flight * launch.warps * blocks
@@ -201,20 +196,20 @@ def goals(counts):
     goal("bytes in flight over bandwidth x latency, matrices at one stream", ">= 1", f"{min(flights)[0]:.2f} .. {max(flights)[0]:.1f}",
          min(flights)[0] >= 1, f"{sum(f < 1 for f, _ in flights)} of {len(flights)} short; least {min(flights)[1]}: too few blocks of threads")
 
-    local = sorted({e["kernel"] for case in counts for e in counts[case] if e["local"]})
+    local = sorted({line["kernel"] for line in lines if line["local"]})
     goal("local memory", "none", f"{len(local)} kernels", not local, ", ".join(local))
 
     parts = []
     for key in PAPER_MODELS:
         for device in DEVICES:
-            if memory_bytes(MODELS[key], PROMPT) <= device.memory_gb * 1e9:
-                t = time_step(plan(MODELS[key], PROMPT, get), device)
+            if fits(MODELS[key], PROMPT, device):
+                t = time_step(plan(MODELS[key], PROMPT, counts), device)
                 parts.append((t.bound_us / t.us, f"{MODELS[key].title}, {device.name}"))
     goal(f"a prompt of {PROMPT.rows}: bound over time", ">= 60 %", f"{percent(min(parts)[0])} .. {percent(max(parts)[0])}", min(parts)[0] >= 0.6,
          min(parts)[1])
     alone = []
     for device in DEVICES:
-        launches = plan(MODELS["8b"], PROMPT, get)
+        launches = plan(MODELS["8b"], PROMPT, counts)
         without = [{k: v for k, v in launch.times(device)[0].items() if k not in ("issue", "int", "imad")} for launch in launches]
         least, us = sum(launch.count * bound_of(b)[0] for launch, b in zip(launches, without)), time_step(launches, device).us
         mma = MODELS["8b"].macs() * PROMPT.rows / (device.mma_macs * device.sms * device.ghz * 1e3)
@@ -261,12 +256,15 @@ def page(counts):
 
 def main(arguments):
     if arguments[:1] == ["--count"] and len(arguments) == 2:
-        paper_counts.count(arguments[1], f"{arguments[1]}/cuda-emulated/tests/cuda/ptx/device/launches")
+        paper_counts.count(arguments[1], f"{arguments[1]}/cuda-emulated/tests/cuda/ptx/ptx_counts")
         return 0
     if arguments not in ([], ["--write"]):
         print(__doc__, file=sys.stderr)
         return 2
-    text = page(load_counts())
+    counts = load_counts()
+    changed, text = paper_counts.changed_since(counts), page(counts)
+    if changed:
+        print(f"paper: changed since they were counted: {', '.join(changed)}; make paper-counts", file=sys.stderr)
     if arguments:
         PAGE_FILE.write_text(text, encoding="utf-8")
     else:

@@ -1,29 +1,33 @@
 """paper_counts: what the launches of a step ask of a device, by counting.
 
-The counts are of nvcc's PTX for sm_80, which an interpreter ran (tests/cuda/ptx): each case below is a launch of which one block is counted, and the
-results are kept in paper-counts.json (`make paper-counts` counts again; it needs nvcc, no GPU). A case is a line for tests/cuda/launches.c.
+`make paper-counts` runs steps of one layer of each model on the emulated device, nvcc's PTX for sm_80 in an interpreter
+(tests/cuda/ptx/ptx_counts.c), and keeps of each launch its grid and what a block of threads did, on the average of some blocks, in
+paper-counts.json. It needs nvcc, no GPU. A key is a case: the model, which of its kinds of layers, and the step.
 
 What counting cannot tell is how long a block takes alone: it follows from how its loads and its chains of dependent operations follow each other in
 the source, and stands here as clocks and as waits for memory, kernel by kernel.
 """
+import hashlib
 import json
+import math
 import os
 import re
 import subprocess
 from pathlib import Path
 
-from paper_model import MODELS, PAGE, PAPER_MODELS, SUM_FLOATS, TYPES, Launch, blocks_of, constant, decode, kv_read, prompt
+from paper_model import MODELS, PAGE, PAPER_MODELS, ROOT, SUM_FLOATS, TYPES, Launch, Step, all_of, blocks_of, constant, decode, kv_read, prompt
 
 COUNTS = Path(__file__).resolve().parent / "paper-counts.json"
-FEW_ROWS = constant("engine/backend/cuda/matrix.cu", "MATRIX_FEW_ROWS")
-MANY_ROWS = constant("engine/backend/cuda/matrix_many.cu", "MANY_ROWS")
-WALK_ROWS = constant("engine/backend/cuda/kernels.h", "ATTEND_ROWS")
-SCORE_ROWS = constant("engine/model/model.c", "SCORE_ROWS")  # whose scores are held at once: the vocabulary is read again for the next ones
-NUMBER = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
-          "BF16": 30}
-STORE, ADD, SCORES, PAIR = range(4)
+KERNELS = "engine/backend/cuda"
+CONSTANTS = {"few_rows": ("engine/backend/cuda/matrix.cu", "MATRIX_FEW_ROWS"), "ring": ("engine/backend/cuda/matrix_many.cu", "MANY_STAGES"),
+             # Rows whose scores are held at once: the vocabulary is read again for the next ones.
+             "score_rows": ("engine/model/model.c", "MAX_SCORE_ROWS")}
 STEPS = [decode(streams, context) for streams in (1, 32, 256) for context in (512, 4096)]
 PROMPT = prompt(512)
+VOCABULARY = 4096  # of a counted step; its launch grows with it
+TYPE_ROWS = (1, 8, 64)  # of the steps that every type is counted in, 4,096 columns
+SAMPLE = 4   # blocks of a launch that are counted
+SHORT = 63   # positions before a step whose attention is not looked at
 
 # Classes of the interpreter -> resource. A division is a subroutine of about so many multiply-adds. Parameters are operands, moves mostly vanish.
 CLASSES = {"f32": "f32", "alu": "int", "bits": "int", "imad": "imad", "dp4a": "imad", "convert": "convert", "shuffle": "ls", "ldmatrix": "ls",
@@ -38,160 +42,171 @@ AROUND, CHAIN, BARRIER = 600, 4.5, 30
 
 # ---- counted cases ----
 
-def product_case(kernel, epilogue, rows, kind, cols):
-    return f"product {kernel} {epilogue} {rows} {cols} {256 if epilogue == SCORES else 32} {NUMBER[kind]}"
+def rows_case(model, kind, step):
+    """All but attention: it does not depend on the context."""
+    return f"{model.key} {kind} {step.rows} rows" if step.decode else f"{model.key} {kind} {step.title()}"
+
+
+def attention_case(model, context):
+    return f"{model.key} attention 1 x {context}"
+
+
+def type_case(kind, rows):
+    return f"type {kind} {rows}"
+
+
+def arguments_of(model, types, step):
+    positions = step.context + step.per_seq()
+    return [f"d_model={model.d_model}", f"d_ff={model.d_ff}", f"n_head={model.heads}", f"n_kv={model.kv}", f"head_dim={model.head_dim}",
+            f"n_vocab={VOCABULARY}", f"rows={step.rows}", f"context={positions}", f"prefill={0 if step.decode else 1}",
+            "types=" + ",".join(types[t].lower() for t in ("q", "k", "v", "o", "gate", "up", "down")) + f",{model.output.lower()}"]
 
 
 def cases():
-    """All that the page needs: every matrix of its models as few rows and as many, and the other kernels at the models' shapes."""
-    found = {}
+    """{case: arguments} of all that the page needs."""
+    out = {}
     for key in PAPER_MODELS:
         model = MODELS[key]
-        for step in [*STEPS, decode(8, 512), PROMPT]:
-            for launch in plan(model, step, lambda case, _: found.setdefault(case) or dict(EMPTY)):
-                assert launch.count > 0
-    for kind in TYPES:  # every type, for what is said of loads and banks
-        for kernel, rows in (("few", 1), ("few", 8), ("many", MANY_ROWS)):
-            if kernel == "few" or not TYPES[kind].is_float:
-                found.setdefault(product_case(kernel, STORE, rows, kind, 4096))
-    return list(found)
+        for step in [*(decode(n, SHORT) for n in (1, 32, 256)), PROMPT]:
+            for kind, (_, types) in enumerate(model.kinds()):
+                out[rows_case(model, kind, step)] = arguments_of(model, types, step)
+        for context in (512, 4096):
+            types = all_of("Q4_K" if model.d_model % 256 == 0 else "Q4_1")
+            out[attention_case(model, context)] = arguments_of(model, types, decode(1, context))
+    for kind in TYPES:
+        for rows in TYPE_ROWS:
+            out[type_case(kind, rows)] = ["d_model=4096", "d_ff=256", "n_head=32", "n_kv=1", "head_dim=128", "n_vocab=256", f"rows={rows}",
+                                          "context=64", "prefill=0", "types=" + ",".join([kind.lower()] * 8)]
+    return out
 
 
-EMPTY = {"issues": {}, "shared_turns": 0, "load_sectors": 0, "read_sectors": 0, "registers": 32, "shared_bytes": 0, "grid": [1, 1, 1]}
+def wanted(case, op):
+    """Whether a launch of an operation is kept."""
+    return op == "project_o" if case.startswith("type") else op == "attend" if " attention " in case else op != "attend" or " prompt " in case
 
 
 def load_counts():
+    """{case: launches}, and under "" what they were counted from: constants of the sources, and the sources' digests."""
     return json.loads(COUNTS.read_text(encoding="utf-8"))
+
+
+def sources():
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in sorted(Path(ROOT, KERNELS).glob("*.cu*"))}
+
+
+def changed_since(counts):
+    """Kernels and headers that are not what was counted."""
+    then, now = counts[""]["sources"], sources()
+    return sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
 
 
 # ---- from counts to a launch ----
 
-def use_of(count):
+def use_of(line):
     """What a block uses of each resource."""
     use = {}
-    for name, n in count["issues"].items():
+    for name, n in line["issues"].items():
         if name == "divide":
             use["f32"] = use.get("f32", 0) + DIVISION * n
         elif name in CLASSES:
             use[CLASSES[name]] = use.get(CLASSES[name], 0) + n
         use["mma"] = use.get("mma", 0) + MACS.get(name, 0) * n
-    use["shared"] = count["shared_turns"] + count["load_sectors"] / 4  # global loads pass through the same 128 bytes a clock
+    use["shared"] = line["turns"] + line["sectors"] / 4  # global loads pass through the same 128 bytes a clock
     return use
 
 
-def mixed(parts):
-    """(share, use, bytes from the second-level cache) of several kinds of blocks to one of them all."""
-    total = sum(share for share, _, _ in parts)
-    keys = {k for _, use, _ in parts for k in use}
-    return {k: sum(share * use.get(k, 0) for share, use, _ in parts) / total for k in keys}, sum(share * b for share, _, b in parts) / total
+def tensors_of(model, types, op):
+    t = model.tensors(types)
+    return {"qkv": [t["q"], t["k"], t["v"]], "project_o": [t["o"]], "gate_up": [t["gate"], t["up"]], "project_h": [t["down"]],
+            "vocab": [(model.output, model.vocab, model.d_model)]}[op]
 
 
-def few_width(rows):
-    return next((n for n in (1, 2, 4) if rows <= n), 8)
-
-
-def product(op, counted, tensors, rows, epilogue, count=1):
-    """A matrix of tensors (type, rows, cols) side by side, or gate and up, times `rows` rows."""
-    cols = tensors[0][2]
-    few = rows <= FEW_ROWS or any(TYPES[t].is_float for t, _, _ in tensors)
-    width = few_width(rows) if few else MANY_ROWS
-    stripes = 8 if epilogue == SCORES else 2 if epilogue == PAIR else 1
-    groups = -(-blocks_of(cols) // 8)
-    parts, blocks, entry = [], 0, None
-    for kind, outputs, _ in tensors[:1] if epilogue == PAIR else tensors:
-        entry = counted(product_case("few" if few else "many", epilogue, width, kind, cols), 0)
-        n = -(-outputs // (256 if epilogue == SCORES else 32))
-        parts.append((n, use_of(entry), 32 * entry["read_sectors"]))
-        blocks += n
-    use, l2_bytes = mixed(parts)
-    row_groups = -(-rows // width)
-    weights = sum(TYPES[t].planes_bytes(outputs, c) for t, outputs, c in tensors)
+def product(launch, line, tensors, rows, ring):
+    """A matrix: the bytes that it reads, and how long a block of threads takes alone."""
+    cols, grid_x = tensors[0][2], line["grid"][0]
+    groups, few = -(-blocks_of(cols) // 8), line["kernel"].startswith("matrix_few")
+    stripes = 8 if launch.op == "vocab" else len(tensors) if launch.op == "gate_up" else 1
+    launch.weights = sum(TYPES[t].planes_bytes(outputs, c) for t, outputs, c in tensors)
+    x_bytes = rows * cols * (4 if TYPES[tensors[0][0]].is_float else 40 / 32)
+    launch.l2_bytes = (launch.weights * grid_x + x_bytes * launch.blocks / grid_x) / launch.blocks
+    launch.moved = x_bytes + 4 * rows * sum(outputs for _, outputs, _ in tensors)
+    quants = TYPES[tensors[0][0]].chunk_bytes * TYPES[tensors[0][0]].chunks
     if few:
+        width = int(re.search(r"<(\d+)>", line["kernel"]).group(1))
         ahead = {1: 4, 2: 2}.get(width, 1)
         waits = groups // ahead + groups % ahead
-        clocks, flight = waits * (75 * -(-width // 4) + 16 * ahead), ahead * 32 * TYPES[tensors[0][0]].chunk_bytes * TYPES[tensors[0][0]].chunks
+        clocks, launch.flight = waits * (75 * -(-width // 4) + 16 * ahead), ahead * 32 * quants
     else:
-        waits, clocks, flight = groups, groups * (BARRIER + 90), 2 * 32 * 16
-    lone = {"dram_waits": waits * stripes} if row_groups == 1 else {"l2_waits": waits * stripes}
-    clocks = AROUND + stripes * (clocks + 150)
-    moved = rows * (cols * 38 / 32 + 4 * sum(outputs for _, outputs, _ in tensors))
-    return Launch(op, f"matrix_few<{width}>" if few else "matrix_many", count, blocks * row_groups, 8, entry["registers"], entry["shared_bytes"], use,
-                  clocks, l2_bytes=l2_bytes, weights=weights, moved=moved, flight=flight, **lone)
+        waits, clocks, launch.flight = 2, groups * (BARRIER + 90), ring * 2 * 32 * 16
+    launch.clocks += stripes * (clocks + 150)
+    if grid_x == 1:
+        launch.dram_waits = waits * stripes
+    else:
+        launch.l2_waits = waits * stripes
 
 
-def rowwise(op, kernel, counted, case, rows, cols, waits, clocks, count=1, blocks=None, warps=8):
-    entry = counted(case, 0)
-    return Launch(op, kernel, count, blocks or rows, warps, entry["registers"], entry["shared_bytes"], use_of(entry), AROUND + clocks,
-                  l2_waits=waits, l2_bytes=32 * entry["read_sectors"], moved=rows * cols * 8)
-
-
-def norm(op, counted, rows, cols, count=1):
-    return rowwise(op, "rows_norm", counted, f"norm 1 {cols}", rows, cols, 2, cols / 64 * 8 + 3 * BARRIER + -(-blocks_of(cols) // 32) * 150, count)
-
-
-def chunks_of(positions, window):
-    return -(-min(positions, window or positions) // PAGE) + (1 if window and positions > window else 0)
-
-
-def attend_decode(model, step, counted):
-    """attend_rope_split and attend_merge, for layers that see everything (no model of the page has a window)."""
-    heads, dim, positions = model.heads // model.kv, model.head_dim, step.context + 1
-    n = chunks_of(positions, 0)
-    shape = f"{model.heads} {model.kv} {dim}"
-    split, merge = counted(f"split 1 {shape} {2 * PAGE - 1}", 0), counted(f"split 1 {shape} {positions - 1}", 1)
-    partials = step.rows * model.heads * n * 4 * (dim + SUM_FLOATS)
-    per_layer = kv_read(model, step) / model.layers
-    batches = -(-dim // 32)  # four pieces of 8 dimensions at once
-    one = Launch("attend", "attend_rope_split", model.layers, step.rows * model.kv * n * -(-heads // 8), 2, split["registers"], split["shared_bytes"],
-                 use_of(split), AROUND + 300 + CHAIN * dim + 400 + 12 * PAGE, dram_waits=batches, l2_waits=1, l2_bytes=32 * split["read_sectors"],
-                 pages=per_layer, moved=partials, flight=32 * 4 * 16 + 32 * dim * 2)
-    together = 1
-    while together * dim % 32:
-        together *= 2
-    two = Launch("attend", "attend_merge", model.layers, step.rows * -(-model.heads // together), 4, merge["registers"], merge["shared_bytes"],
-                 use_of(merge), AROUND + 75 * min(n, 64) * -(-n // 64), l2_waits=1 + -(-n // 4), l2_bytes=32 * merge["read_sectors"], moved=partials)
-    return [one, two]
-
-
-def attend_prompt(model, step, counted):
-    """kv_rope, attend_walk and attend_round of a prompt from position 0: a block meets half of all chunks on the average."""
+def attention(launch, line, model, step):
+    """The kernels of attention. A split's grid depends on the device, its items do not: a block here has one."""
     heads, dim, rows = model.heads // model.kv, model.head_dim, step.rows
-    shape = f"{model.heads} {model.kv} {dim}"
-    rope = rowwise("rope_store", "kv_rope", counted, f"rope 1 {shape}", rows, (model.heads + 2 * model.kv) * dim, 2, 300, model.layers,
-                   rows * -(-(model.heads + 2 * model.kv) // 4), 4)
-    full, none = counted(f"walk {WALK_ROWS} {shape} {2 * PAGE - 1}", 0), counted(f"walk {WALK_ROWS} {shape} {PAGE - 1}", 0)
-    chunks = sum(-(-(first + WALK_ROWS) // PAGE) for first in range(0, rows, WALK_ROWS)) / (rows / WALK_ROWS)
-    use_one, use_two = use_of(none), use_of(full)
-    use = {k: use_one.get(k, 0) + (chunks - 1) * (v - use_one.get(k, 0)) for k, v in use_two.items()}
-    bytes_one, bytes_two = 32 * none["read_sectors"], 32 * full["read_sectors"]
-    tiles = full["grid"][2]
-    clocks = chunks * (dim // 8 * 182 + 16 * 160 + 700 + 4 * BARRIER)
-    walk = Launch("attend", "attend_walk", model.layers, rows // WALK_ROWS * model.kv * tiles, 4, full["registers"], full["shared_bytes"], use,
-                  AROUND + clocks, l2_waits=chunks * (dim // 8 + 16), l2_bytes=bytes_one + (chunks - 1) * (bytes_two - bytes_one),
-                  pages=kv_read(model, step) / model.layers, moved=rows * model.heads * dim * 8)
-    entry = counted(f"walk {WALK_ROWS} {shape} {2 * PAGE - 1}", 1)
-    rounds = Launch("attend", "attend_round", model.layers, rows * -(-blocks_of(model.heads * dim) // 16), 4, entry["registers"], 0, use_of(entry),
-                    AROUND + 150, l2_waits=1, l2_bytes=32 * entry["read_sectors"], moved=rows * model.heads * dim * 5)
-    return [rope, walk, rounds]
+    chunks = -(-(step.context + 1) // PAGE) if step.decode else (step.rows + PAGE) / 2 / PAGE
+    partials = rows * model.heads * chunks * 4 * (dim + SUM_FLOATS)
+    launch.moved = rows * model.heads * dim * 8
+    if "split" in launch.kernel:
+        items = rows * chunks * model.kv * -(-heads // 8)
+        launch.use = {k: v * launch.blocks * rows / items for k, v in launch.use.items()}
+        launch.blocks, launch.pages, launch.moved = items, kv_read(model, step) / model.layers, partials
+        launch.clocks += 300 + CHAIN * dim + 400 + 12 * PAGE
+        launch.dram_waits, launch.l2_waits = -(-dim // 32), 1  # four pieces of 8 dimensions of a key at once
+        launch.l2_bytes, launch.flight = PAGE * dim * 4 + heads * dim * 8, 32 * 4 * 16 + 32 * dim * 2
+    elif "merge" in launch.kernel:
+        launch.blocks *= rows
+        launch.clocks += 75 * min(chunks, 64) * -(-chunks // 64)
+        launch.l2_waits, launch.moved, launch.l2_bytes = 1 + -(-chunks // 4), partials, partials / launch.blocks
+    elif "walk" in launch.kernel:
+        launch.clocks += chunks * (dim // 8 * 182 + 16 * 160 + 700 + 4 * BARRIER)
+        launch.l2_waits, launch.pages = chunks * (dim // 8 + 16), kv_read(model, step) / model.layers
+        launch.l2_bytes = chunks * PAGE * dim * 4 + 32 * dim * 4
+    else:
+        launch.clocks, launch.l2_waits = launch.clocks + 300, 2
 
 
-def plan(model, step, counted):
-    """The launches of a step. counted(case, i): the counts of launch i of a case."""
-    rows, d = step.rows, model.d_model
-    launches = [rowwise("embed", "rows_embed", counted, f"embed {NUMBER[model.embed]} 1 {d}", rows, d, 2, 100)]
-    for op in ("attn norm", "ffn norm"):
-        launches.append(norm(op, counted, rows, d, model.layers))
-    launches += attend_decode(model, step, counted) if step.decode else attend_prompt(model, step, counted)
-    for n, types in model.kinds():
-        t = model.tensors(types)
-        launches.append(product("qkv", counted, [t["q"], t["k"], t["v"]], rows, STORE, n))
-        launches.append(product("project_o", counted, [t["o"]], rows, ADD, n))
-        launches.append(product("gate_up", counted, [t["gate"], t["up"]], rows, PAIR, n))
-        launches.append(product("project_h", counted, [t["down"]], rows, ADD, n))
-    for n, group in ((step.wanted // SCORE_ROWS, SCORE_ROWS), (1, step.wanted % SCORE_ROWS)):
-        if n > 0 and group > 0:
-            launches.append(norm("vocab", counted, group, d, n))
-            launches.append(product("vocab", counted, [(model.output, model.vocab, d)], group, SCORES, n))
+def launch_of(model, types, step, line, count, constants):
+    op = line["op"]
+    launch = Launch(op, line["kernel"], count, math.prod(line["grid"]), line["threads"] // 32, line["registers"], line["shared_bytes"], use_of(line),
+                    AROUND)
+    if line["kernel"].startswith("matrix"):
+        rows = step.wanted if op == "vocab" else step.rows
+        if op == "vocab":
+            launch.blocks = launch.blocks * model.vocab // VOCABULARY
+        product(launch, line, tensors_of(model, types, op), rows, constants["ring"])
+        return launch
+    if op in ("attend", "rope_store"):
+        attention(launch, line, model, step)
+        return launch
+    launch.l2_bytes, launch.moved, launch.l2_waits = 32 * line["read_sectors"], step.rows * model.d_model * 8, 2
+    if line["kernel"] == "rows_norm":
+        launch.clocks += model.d_model / 64 * 8 + 3 * BARRIER + -(-blocks_of(model.d_model) // 32) * 150
+    else:
+        launch.clocks += 100
+    return launch
+
+
+def plan(model, step, counts):
+    """The launches of a step."""
+    launches, constants = [], counts[""]["constants"]
+    for kind, (n, types) in enumerate(model.kinds()):
+        for line in counts[rows_case(model, kind, step)]:
+            if line["op"] == "vocab" or (kind > 0 and line["op"] in ("begin", "embed")):
+                continue
+            launches.append(launch_of(model, types, step, line, 1 if line["op"] in ("begin", "embed") else n, constants))
+    if step.decode:
+        for line in counts[attention_case(model, step.context)]:
+            launches.append(launch_of(model, model.plain, step, line, model.layers, constants))
+    rows = min(step.wanted, constants["score_rows"])
+    scored = step if step.wanted == rows else Step(rows, rows, step.context, rows)
+    for line in counts[rows_case(model, 0, scored)]:
+        if line["op"] == "vocab":
+            launches.append(launch_of(model, model.plain, scored, line, -(-step.wanted // rows), constants))
     return launches
 
 
@@ -221,24 +236,31 @@ def demangled(name):
 def count(build, program):
     """Runs all cases; keeps of each launch what a block did."""
     out = Path(build, "paper-counts.txt")
-    out.unlink(missing_ok=True)
     ptx = " ".join(str(p) for p in sorted(Path(build, "engine/backend/cuda").glob("*.sm_80.ptx")))
-    environment = {**os.environ, "EMULATOR_PTX": ptx, "EMULATOR_PTX_COUNTS": str(out), "EMULATOR_PTX_BLOCKS": "1"}
-    subprocess.run([program], input="\n".join(cases()) + "\n", text=True, env=environment, check=True)
-    registers, kept = registers_of(build), {}
-    for line in out.read_text(encoding="utf-8").splitlines():
-        launch = json.loads(line)
-        kept.setdefault(launch["label"], []).append(kept_of(launch, registers))
-    COUNTS.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(kept.items())) + "\n}\n", encoding="utf-8")
+    environment = {**os.environ, "EMULATOR_PTX": ptx, "EMULATOR_PTX_COUNTS": str(out), "EMULATOR_PTX_BLOCKS": str(SAMPLE)}
+    registers = registers_of(build)
+    kept = {"": {"constants": {k: constant(*where) for k, where in CONSTANTS.items()}, "sources": sources()}}
+    for case, arguments in cases().items():
+        out.unlink(missing_ok=True)
+        subprocess.run([program, *arguments], env=environment, check=True)
+        lines = [kept_of(json.loads(line), registers) for line in out.read_text(encoding="utf-8").splitlines()]
+        kept[case] = [line for line in lines if wanted(case, line["op"])]
+    COUNTS.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in kept.items()) + "\n}\n", encoding="utf-8")
 
 
-def kept_of(launch, registers):
-    c = launch["counts"]
-    assert c["blocks_run"] == 1
-    name = re.sub(r"^void ", "", launch["kernel"]).replace("(int)", "").replace("(bool)0", "false").replace("(bool)1", "true")
-    uneven = [{k: u[k] for k in ("text", "requests", "cost", "least", "most_ways")} for u in c["uneven"]]
-    return {"kernel": name, "grid": launch["grid"], "registers": registers[name], "shared_bytes": launch["shared_bytes"],
-            "issues": {k: v for k, v in c["issues"].items() if v}, "read_sectors": c["read_sectors"], "local": c["local_requests"],
-            "load": c["global_load"], "store": c["global_store"], "load_sectors": c["global_load"]["sectors"],
-            "shared_turns": c["shared_load"]["turns"] + c["shared_store"]["turns"],
-            "shared_phases": c["shared_load"]["phases"] + c["shared_store"]["phases"], "uneven": uneven}
+def kept_of(line, registers):
+    c = line["counts"]
+    n, load = c["blocks_run"], c["global_load"]
+    name = re.sub(r"^void ", "", line["kernel"]).replace("(int)", "").replace("(bool)0", "false").replace("(bool)1", "true")
+    hot = [u for u in c["uneven"] if u["most_ways"] > 2]
+    worst = max(hot, key=lambda u: u["requests"], default=None)
+
+    def each(x):
+        return round(x / n, 1)
+    kept = {"op": line["label"], "kernel": name, "grid": line["grid"], "threads": math.prod(line["block"]), "registers": registers[name],
+            "shared_bytes": line["shared_bytes"], "issues": {k: each(v) for k, v in c["issues"].items() if v}, "local": c["local_requests"],
+            "requests": each(load["requests"]), "sectors": each(load["sectors"]), "least_sectors": each(load["least_sectors"]),
+            "read_sectors": each(c["read_sectors"]), "turns": each(c["shared_load"]["turns"] + c["shared_store"]["turns"])}
+    if worst is not None:
+        kept["conflict"] = {"ways": worst["most_ways"], "requests": each(worst["requests"]), "text": " ".join(worst["text"].split())}
+    return kept

@@ -211,6 +211,10 @@ def memory_bytes(model, step):
     return model.loaded_bytes() + pages * PAGE * model.kv_bytes() + partials + buffers
 
 
+def fits(model, step, device):
+    return memory_bytes(model, step) <= device.memory_gb * 1e9
+
+
 # ---- launches ----
 
 @dataclass

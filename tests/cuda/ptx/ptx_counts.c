@@ -105,11 +105,15 @@ static struct layer make_layer(struct backend *be, const struct step *s)
     return l;
 }
 
-/* 0x2c2c is 0.065 as f16: every scale, value and key is some number. */
+/* 0x2c2c is 0.065 as f16: every scale, value and key is some number. What blocks that do not run would write of page tables and items is that of
+ * page 0, row 0. */
 static void give_values(struct backend *be)
 {
     struct cuda *c = (struct cuda *)be;
-    if (cudaMemset(c->arena, 0x2c, c->weight_bytes) != cudaSuccess || cudaMemset(c->kv_pages, 0x2c, be->ops->kv_bytes(be)) != cudaSuccess ||
+    const size_t n_entries = (size_t)c->tables.n * (size_t)c->tables.max_pages;
+    if (cudaMemset(c->tables.on_device, 0, n_entries * sizeof(int32_t)) != cudaSuccess ||
+        cudaMemset(c->items, 0, 2 * (size_t)c->shape.n_pages * sizeof(int32_t)) != cudaSuccess ||
+        cudaMemset(c->arena, 0x2c, c->weight_bytes) != cudaSuccess || cudaMemset(c->kv_pages, 0x2c, be->ops->kv_bytes(be)) != cudaSuccess ||
         cudaDeviceSynchronize() != cudaSuccess)
         die("cannot set memory");
 }
@@ -156,8 +160,9 @@ int main(int argc, char **argv)
 {
     const struct step s = read_step(argc, argv);
     const int n_seqs = s.prefill != 0 ? 1 : s.rows, n_chunks = (s.context + KV_PAGE - 1) / KV_PAGE, n_out = s.prefill != 0 ? 1 : s.rows;
-    const struct backend_shape shape = {1, s.d_model, s.d_ff, s.n_head, s.n_kv, s.head_dim, s.n_vocab, s.head_dim, false, s.rows, n_out,
-                                        n_seqs * n_chunks, 2, "cuda:0"};
+    const struct backend_shape shape = {.n_layers = 1, .d_model = s.d_model, .d_ff = s.d_ff, .n_head = s.n_head, .n_kv = s.n_kv,
+                                        .head_dim = s.head_dim, .n_vocab = s.n_vocab, .rope_dims = s.head_dim, .max_rows = s.rows,
+                                        .max_scores = n_out, .n_pages = n_seqs * n_chunks, .n_threads = 2, .device = "cuda:0"};
     int32_t *numbers = calloc(4 * (size_t)s.rows + (size_t)(n_seqs * n_chunks), sizeof *numbers), *pos = numbers + s.rows, *seq = pos + s.rows,
             *out = seq + s.rows, *table = out + s.rows;
     const int32_t **pages = malloc((size_t)n_seqs * sizeof *pages);
