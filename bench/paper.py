@@ -24,11 +24,11 @@ INTRO = """# The paper model
 Written by `make paper-docs`; `make paper` prints it. nextd's CUDA kernels have never run on a GPU. This page says what they should cost on three of
 them, from counts and constants alone, so that a measurement can prove it wrong: `make gpu-check` prints the measured side where there is a GPU.
 
-- The launches of a step are those that the backend makes on the emulated device, for a layer of each model. What a launch asks of a device is counted in
-  nvcc's PTX for sm_80 by an interpreter (`tests/cuda/ptx`), in a few blocks of threads: instructions by class, 32-byte sectors, turns of shared
+- The launches of a step are those that the backend makes on the emulated device, for a layer of each model. What a launch asks of a device is counted
+  in nvcc's PTX for sm_80 by an interpreter (`tests/cuda/ptx`), in a few blocks of threads: instructions by class, 32-byte sectors, turns of shared
   memory's banks.
-- PTX is not what runs. Held against disassembled loops of nvcc 13.0 for sm_80, `matrix_few<1>` on Q4_K counts 88 instructions a warp and 8 blocks
-  where 72 run, an earlier `matrix_many` 560 where 710 ran. Bounds by issue are that uncertain.
+- PTX is not what runs. Held against disassembled loops of nvcc 13.0 for sm_80, on Q4_K, `matrix_few<1>` counts 89 instructions a warp and 8 blocks
+  where 72 run, `matrix_many<8>` 45 for an mma where 48 run. Bounds by issue are that uncertain.
 - A launch takes the longest of: its bytes at the device's bandwidth; on the busiest multiprocessor its instructions by class, mma and shared memory
   at their rates; the waits of a block alone, as many times as blocks come after each other. Plus the gap between two nodes of a graph.
   `bench/paper_model.py` has the rule, `bench/paper_counts.py` the chains of waits. Rates are nominal: what a device gives to the best of programs is
@@ -148,9 +148,9 @@ def accesses(counts):
     head = ["type", f"{few} row: issues", "read", "touched", f"{eight} rows: issues", "read", "touched", f"{many} rows: issues an mma",
             "bank ways"]
     return ("## Accesses of the matrix kernels\n\nOf 4,096 columns. `issues`: warp instructions for 8 blocks of 32 values of four outputs, by "
-            "`matrix_few`; for an mma, which is a k32 or two k16, by `matrix_many` (which floats do not go to). `read`: distinct sectors over the bytes "
-            "of weights and rows of x, what passes between the caches; `touched`: sectors that the requests touch over the least they could, first-"
-            "level hits included. `bank ways`: the worst access to shared memory that a block makes often.\n\n" + table(head, rows) + "\n")
+            "`matrix_few`; for an mma, which is a k32 or two k16, by `matrix_many` (which floats do not go to). `read`: distinct sectors over the "
+            "bytes of weights and rows of x, what passes between the caches; `touched`: sectors that the requests touch over the least they could, "
+            "first-level hits included. `bank ways`: the worst access to shared memory that a block makes often.\n\n" + table(head, rows) + "\n")
 
 
 # ---- goals ----
