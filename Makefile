@@ -112,12 +112,15 @@ test: tests
 
 # The same tests under sanitizers, each in a build directory of its own. TSan runs what has threads: the engine and the worker pool.
 # -Wno-error: instrumented code makes the compiler's flow warnings guess; the normal build is the judge of warnings.
+# Both run the CUDA kernels, too, on the emulated device, which tells the sanitizers about its threads.
 asan:
-	$(MAKE) BUILD=build/asan OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-error" tests
-	scripts/run-tests build/asan/tests $(MODEL_TESTS:%=-%) $(TEST_NAMES)
+	$(MAKE) BUILD=build/asan OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-error" tests \
+	  $(CUDA_KERNEL_TESTS:%=build/asan/%)
+	scripts/run-tests build/asan $(MODEL_TESTS:%=-%) $(TEST_NAMES)
 tsan:
-	$(MAKE) BUILD=build/tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" $(patsubst %.c,build/tsan/%,$(TSAN_SRC))
-	scripts/run-tests build/tsan/tests $(MODEL_TESTS:%=-%) $(TEST_NAMES)
+	$(MAKE) BUILD=build/tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" $(patsubst %.c,build/tsan/%,$(TSAN_SRC)) \
+	  $(CUDA_KERNEL_TESTS:%=build/tsan/%)
+	scripts/run-tests build/tsan $(MODEL_TESTS:%=-%) $(TEST_NAMES)
 
 # The kernels and whole tiny models for 64-bit Arm, linked statically and without a library, so that any x86 machine with Debian's cross compiler and
 # qemu-user can run them: make BUILD=build/neon CC=aarch64-linux-gnu-gcc PKGS= neon-tests (scripts/check neon).

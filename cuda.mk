@@ -70,6 +70,8 @@ EMULATED      := $(BUILD)/cuda-emulated
 EMULATED_SRC  := $(filter-out $(ENGINE_SRC),$(wildcard engine/backend/cuda/*.c engine/backend/cuda/*.cu tests/cuda/emulator/*.cpp))
 EMULATED_OBJ  := $(addprefix $(EMULATED)/,$(addsuffix .o,$(EMULATED_SRC)))
 CUDA_TEST_SRC := $(wildcard tests/cuda/test_*.c tests/cuda/test_*.cpp tests/cuda/test_*.cu)
+# Those of single kernels, under the sanitizers (make asan, tsan).
+CUDA_KERNEL_TESTS := $(addprefix $(notdir $(EMULATED))/tests/cuda/,test_rows test_attend test_matrix)
 CUDA_TESTS    := $(addprefix $(EMULATED)/,$(basename $(CUDA_TEST_SRC)))
 EMULATED_CXX   = $(CXX) -std=c++17 -I. -Itests/cuda/emulator $(OPT) -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing -fPIE -pthread \
                  $(SAN) -MMD -MP

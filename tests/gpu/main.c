@@ -3,13 +3,18 @@
  *     gpu_check [--device cuda:0] [--golden FILE] [--dir DIR] [--cases cheap|all|NAME,...] [--rate no|short|full] [--emulated] [MODEL.gguf ...]
  *     gpu_check --write FILE      computes all cases on the CPU and writes what they must give
  *
+ * A device that failed serves its process no more. So each case has a process of its own (--child, which checks what it is given and prints nothing
+ * else), and the walk of one that failed another (--walk FILE, for the steps of case --cases or of a real model).
+ *
  * Each case of cases.c is written to DIR, computed by this machine's CPU and by the GPU, and both are held against FILE. Where the GPU differs, the
  * steps are walked again to the first operation, row and value that does. Real models are held against the CPU alone. One line a case; the last line
  * is `N passed, N failed`. */
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,12 +26,13 @@
 
 #define N_PROMPT_REAL 40
 #define N_WIDE_REAL 33
+#define CHILD_SECONDS 150 /* of a process, at most */
 
 struct options {
-    const char *device, *golden, *dir, *cases, *rate, *write;
+    const char *program, *device, *golden, *dir, *cases, *rate, *write, *walk;
     char *const *models;
     int n_models, n_threads;
-    bool emulated;
+    bool emulated, child;
 };
 
 struct tally {
@@ -51,6 +57,43 @@ __attribute__((format(printf, 3, 4))) static void verdict(struct tally *t, bool 
     fflush(stdout);
     va_end(args);
     *(ok ? &t->passed : &t->failed) += 1;
+}
+
+/* Runs this program once more, for one case or file; its exit status, or 128 and a signal. It prints its own verdict. */
+static int run_child(const struct options *o, const char *cases, const char *walk_path, const char *model)
+{
+    const char *argv[20] = {o->program, "--child", "--device", o->device, "--golden", o->golden, "--dir", o->dir, "--cases", cases, "--rate", "no"};
+    int n = 12, status = 0;
+    if (o->emulated)
+        argv[n++] = "--emulated";
+    if (walk_path != NULL) {
+        argv[n++] = "--walk";
+        argv[n++] = walk_path;
+    }
+    argv[n] = model;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(CHILD_SECONDS); /* which outlives the exec */
+        execv("/proc/self/exe", (char *const *)argv);
+        _exit(127);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid)
+        return 127;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* What a child's exit status means; it has said the rest itself. */
+static void count_child(struct tally *t, const char *name, int status)
+{
+    if (status == 0)
+        t->passed++;
+    else if (status == 1)
+        t->failed++;
+    else if (status == 128 + SIGALRM)
+        verdict(t, false, "%s: did not end in %d s", name, CHILD_SECONDS);
+    else
+        verdict(t, false, "%s: its process ended with status %d", name, status);
 }
 
 /* ---- what must come out ---- */
@@ -124,7 +167,8 @@ static void tell_draws(const struct results *want, const struct results *got)
     }
 }
 
-static void find_difference(const struct options *o, const char *path, int n_prompt, int n_wide)
+/* The child that find_difference runs. */
+static int walk_file(const struct options *o, const char *path, int n_prompt, int n_wide)
 {
     struct world cpu = {0}, gpu = {0};
     struct difference d = {0};
@@ -141,6 +185,15 @@ static void find_difference(const struct options *o, const char *path, int n_pro
         printf("       operation by operation all is equal: only captured steps, or the order of launches, make the difference\n");
     world_close(&cpu);
     world_close(&gpu);
+    return 0;
+}
+
+/* In a process of its own: the device may have failed here. `name`: the case, or of a real model's file. */
+static void find_difference(const struct options *o, const char *name, const char *path)
+{
+    int status = run_child(o, name, path, NULL);
+    if (status != 0)
+        printf("       walking it, operation by operation: the process ended with status %d\n", status);
 }
 
 /* Computes the file on both; `golden` NULL: the CPU is the measure. */
@@ -168,7 +221,7 @@ static void check_model(const struct options *o, struct tally *t, const char *na
     start = now_s();
     if (compute_file(o, path, o->device, n_prompt, n_wide, &gpu, &err) != 0) {
         verdict(t, false, "%s: %s", name, err.msg);
-        find_difference(o, path, n_prompt, n_wide);
+        find_difference(o, name, path);
         return;
     }
     for (int i = N_RESULTS - 1; i >= 0; i--)
@@ -179,7 +232,7 @@ static void check_model(const struct options *o, struct tally *t, const char *na
     if (bad != NULL && bad == cpu.name[CASE_STEPS])
         tell_draws(&cpu, &gpu);
     else if (bad != NULL)
-        find_difference(o, path, n_prompt, n_wide);
+        find_difference(o, name, path);
 }
 
 static bool wanted(const struct options *o, const struct check_case *c)
@@ -191,9 +244,10 @@ static bool wanted(const struct options *o, const struct check_case *c)
     return strcmp(o->cases, "all") == 0 || (strcmp(o->cases, "cheap") == 0 && c->cheap);
 }
 
+/* The same for a child and its parent, who removes what a child left that was killed. */
 static void case_path(const struct options *o, const char *name, char *out, size_t n)
 {
-    snprintf(out, n, "%s/gpu_check.%d.%s.gguf", o->dir, (int)getpid(), name);
+    snprintf(out, n, "%s/gpu_check.%d.%s.gguf", o->dir, (int)(o->child ? getppid() : getpid()), name);
 }
 
 static void check_cases_of(const struct options *o, struct tally *t)
@@ -204,7 +258,9 @@ static void check_cases_of(const struct options *o, struct tally *t)
         case_path(o, c->model.name, path, sizeof path);
         if (!wanted(o, c))
             continue;
-        if (random_model_write(&c->model, path) != 0)
+        if (!o->child)
+            count_child(t, c->model.name, run_child(o, c->model.name, NULL, NULL));
+        else if (random_model_write(&c->model, path) != 0)
             verdict(t, false, "%s: its file cannot be written", c->model.name);
         else
             check_model(o, t, c->model.name, path, c->n_prompt, c->n_wide, o->golden);
@@ -216,6 +272,26 @@ static const char *base_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash != NULL ? slash + 1 : path;
+}
+
+static void check_models_of(const struct options *o, struct tally *t)
+{
+    for (int i = 0; i < o->n_models; i++) {
+        const char *name = base_name(o->models[i]);
+        if (o->child)
+            check_model(o, t, name, o->models[i], N_PROMPT_REAL, N_WIDE_REAL, NULL);
+        else
+            count_child(t, name, run_child(o, "no", NULL, o->models[i]));
+    }
+}
+
+/* The walk's child. */
+static int walk_case(const struct options *o)
+{
+    for (int i = 0; i < n_check_cases; i++)
+        if (wanted(o, &check_cases[i]))
+            return walk_file(o, o->walk, check_cases[i].n_prompt, check_cases[i].n_wide);
+    return walk_file(o, o->walk, N_PROMPT_REAL, N_WIDE_REAL);
 }
 
 /* ---- rates ---- */
@@ -304,9 +380,12 @@ static int parse(int argc, char **argv, struct options *o)
                           : strcmp(argv[i], "--cases") == 0  ? &o->cases
                           : strcmp(argv[i], "--rate") == 0   ? &o->rate
                           : strcmp(argv[i], "--write") == 0  ? &o->write
+                          : strcmp(argv[i], "--walk") == 0   ? &o->walk
                                                              : NULL;
         if (strcmp(argv[i], "--emulated") == 0)
             o->emulated = true;
+        else if (strcmp(argv[i], "--child") == 0)
+            o->child = true;
         else if (to == NULL || i + 1 == argc)
             return -1;
         else
@@ -327,8 +406,16 @@ int main(int argc, char **argv)
     struct err err;
     if (parse(argc, argv, &o) != 0)
         return usage();
+    o.program = argv[0];
     if (o.write != NULL)
         return write_golden(&o);
+    if (o.walk != NULL)
+        return walk_case(&o);
+    if (o.child) {
+        check_cases_of(&o, &t);
+        check_models_of(&o, &t);
+        return t.failed > 0 || t.passed == 0;
+    }
     int device = strchr(o.device, ':') != NULL ? (int)strtol(strchr(o.device, ':') + 1, NULL, 10) : 0;
     if (gpu_describe(device, &facts, &err) != 0) {
         printf("%s: %s\n0 passed, 1 failed\n", o.device, err.msg);
@@ -338,8 +425,7 @@ int main(int argc, char **argv)
            facts.name, facts.capability / 10, facts.capability % 10, facts.n_sms, (double)facts.memory_bytes / 1e9, facts.l2_bytes / 1e6,
            facts.driver / 1000, facts.driver % 1000 / 10, facts.runtime / 1000, facts.runtime % 1000 / 10, NUMERICS_VERSION);
     check_cases_of(&o, &t);
-    for (int i = 0; i < o.n_models; i++)
-        check_model(&o, &t, base_name(o.models[i]), o.models[i], N_PROMPT_REAL, N_WIDE_REAL, NULL);
+    check_models_of(&o, &t);
     if (strcmp(o.rate, "no") != 0)
         measure_rates(&o, &t, &facts, device);
     printf("%d passed, %d failed\n", t.passed, t.failed);

@@ -20,6 +20,7 @@ enum peek_at {
 struct peeked {
     int n_rows, n; /* 0 rows: nothing to see, the operation is done with the next one */
     float *v;      /* [n_rows][n], malloc'd */
+    bool lost;     /* the device failed, by now; the values are none */
 };
 
 struct peek_args {

@@ -7,7 +7,7 @@
 
 static struct peeked rows_of(const float *from, size_t ld, int n_rows, int n)
 {
-    struct peeked p = {n_rows, n, malloc((size_t)n_rows * (size_t)n * sizeof(float))};
+    struct peeked p = {.n_rows = n_rows, .n = n, .v = malloc((size_t)n_rows * (size_t)n * sizeof(float))};
     for (int r = 0; r < n_rows; r++)
         memcpy(p.v + (size_t)r * (size_t)n, from + (size_t)r * ld, (size_t)n * sizeof(float));
     return p;
@@ -17,7 +17,7 @@ static struct peeked operand_of(const struct operand *o, int n_rows, int needs)
 {
     bool q = (needs & NEEDS_Q) != 0, f = (needs & NEEDS_F) != 0;
     int n_block = (q ? QUANT_BLOCK + 1 : 0) + (f ? QUANT_BLOCK : 0);
-    struct peeked p = {n_rows, o->n_blocks * n_block, malloc((size_t)n_rows * (size_t)(o->n_blocks * n_block) * sizeof(float))};
+    struct peeked p = {.n_rows = n_rows, .n = o->n_blocks * n_block, .v = malloc((size_t)n_rows * (size_t)(o->n_blocks * n_block) * sizeof(float))};
     float *to = p.v;
     for (int r = 0; r < n_rows; r++)
         for (int b = 0; b < o->n_blocks; b++) {
@@ -37,7 +37,7 @@ static struct peeked operand_of(const struct operand *o, int n_rows, int needs)
 static struct peeked kv_of(const struct cpu *c, const struct batch *b, int layer)
 {
     int n_kv = c->shape.n_kv, dim = c->shape.head_dim, n = 2 * n_kv * dim;
-    struct peeked p = {b->n_rows, n, malloc((size_t)b->n_rows * (size_t)n * sizeof(float))};
+    struct peeked p = {.n_rows = b->n_rows, .n = n, .v = malloc((size_t)b->n_rows * (size_t)n * sizeof(float))};
     for (int r = 0; r < b->n_rows; r++) {
         int page = b->pages[b->seq[r]][b->pos[r] / KV_PAGE], t = b->pos[r] % KV_PAGE;
         for (int h = 0; h < n_kv; h++) {
@@ -56,7 +56,7 @@ static struct peeked kv_of(const struct cpu *c, const struct batch *b, int layer
 static struct peeked scores_of(const struct cpu *c)
 {
     int n_vocab = c->shape.n_vocab, n = n_vocab + c->n_score_blocks;
-    struct peeked p = {c->n_scores, n, malloc((size_t)c->n_scores * (size_t)n * sizeof(float))};
+    struct peeked p = {.n_rows = c->n_scores, .n = n, .v = malloc((size_t)c->n_scores * (size_t)n * sizeof(float))};
     for (int r = 0; r < c->n_scores; r++) {
         float *to = p.v + (size_t)r * (size_t)n;
         memcpy(to, c->scores + (size_t)r * (size_t)c->scores_stride, (size_t)n_vocab * sizeof *to);

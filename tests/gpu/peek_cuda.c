@@ -19,7 +19,7 @@ static void *fetch(struct cuda *c, const void *from, size_t n_bytes)
 
 static struct peeked rows_of(struct cuda *c, const float *from, size_t ld, int n_rows, int n)
 {
-    struct peeked p = {n_rows, n, malloc((size_t)n_rows * (size_t)n * sizeof(float))};
+    struct peeked p = {.n_rows = n_rows, .n = n, .v = malloc((size_t)n_rows * (size_t)n * sizeof(float))};
     float *rows = fetch(c, from, (size_t)n_rows * ld * sizeof *rows);
     for (int r = 0; r < n_rows; r++)
         memcpy(p.v + (size_t)r * (size_t)n, rows + (size_t)r * ld, (size_t)n * sizeof *rows);
@@ -32,7 +32,7 @@ static struct peeked operand_of(struct cuda *c, const struct device_operand *o, 
     bool has_q = (needs & OPERAND_Q) != 0, has_f = (needs & OPERAND_F) != 0;
     int n_block = (has_q ? DEVICE_BLOCK + 1 : 0) + (has_f ? DEVICE_BLOCK : 0);
     size_t n_blocks = (size_t)n_rows * (size_t)o->n_blocks;
-    struct peeked p = {n_rows, o->n_blocks * n_block, malloc(n_blocks * (size_t)n_block * sizeof(float))};
+    struct peeked p = {.n_rows = n_rows, .n = o->n_blocks * n_block, .v = malloc(n_blocks * (size_t)n_block * sizeof(float))};
     int8_t *q = has_q ? fetch(c, o->q, n_blocks * DEVICE_BLOCK) : NULL;
     float *d = has_q ? fetch(c, o->d, n_blocks * sizeof *d) : NULL, *f = has_f ? fetch(c, o->f, n_blocks * DEVICE_BLOCK * sizeof *f) : NULL;
     float *to = p.v;
@@ -55,7 +55,7 @@ static struct peeked operand_of(struct cuda *c, const struct device_operand *o, 
 static struct peeked kv_of(struct cuda *c, const struct batch *b, int layer)
 {
     int n_kv = c->shape.n_kv, dim = c->shape.head_dim, n = 2 * n_kv * dim;
-    struct peeked p = {b->n_rows, n, malloc((size_t)b->n_rows * (size_t)n * sizeof(float))};
+    struct peeked p = {.n_rows = b->n_rows, .n = n, .v = malloc((size_t)b->n_rows * (size_t)n * sizeof(float))};
     for (int r = 0; r < b->n_rows; r++) {
         int page = b->pages[b->seq[r]][b->pos[r] / KV_PAGE], t = b->pos[r] % KV_PAGE;
         size_t at = ((size_t)page * (size_t)c->kv.n_layers + (size_t)layer) * (size_t)n_kv * c->kv.head_elems;
@@ -77,7 +77,7 @@ static struct peeked scores_of(struct cuda *c)
 {
     const struct flight *last = &c->flights[c->next_flight]; /* nothing is launched and not landed */
     int n_vocab = c->shape.n_vocab, n = n_vocab + c->n_score_blocks;
-    struct peeked p = {c->n_scores, n, malloc((size_t)c->n_scores * (size_t)n * sizeof(float))};
+    struct peeked p = {.n_rows = c->n_scores, .n = n, .v = malloc((size_t)c->n_scores * (size_t)n * sizeof(float))};
     float *scores = fetch(c, last->scores, (size_t)c->n_scores * c->scores_ld * sizeof *scores);
     float *most = fetch(c, last->block_max, (size_t)c->n_scores * (size_t)c->n_score_blocks * sizeof *most);
     for (int r = 0; r < c->n_scores; r++) {
@@ -90,9 +90,8 @@ static struct peeked scores_of(struct cuda *c)
     return p;
 }
 
-static struct peeked look(struct backend *be, const struct peek_args *a)
+static struct peeked look_at(struct cuda *c, const struct peek_args *a)
 {
-    struct cuda *c = cuda_of(be);
     int needs = a->consumer != NULL ? a->consumer->needs : 0;
     const struct peeked later = {0};
     switch (a->at) {
@@ -115,6 +114,13 @@ static struct peeked look(struct backend *be, const struct peek_args *a)
         break;
     }
     return scores_of(c);
+}
+
+static struct peeked look(struct backend *be, const struct peek_args *a)
+{
+    struct peeked p = look_at(cuda_of(be), a);
+    p.lost = cuda_of(be)->lost;
+    return p;
 }
 
 const struct peeks peek_cuda = {look};

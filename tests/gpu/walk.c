@@ -85,6 +85,12 @@ static void look(struct watcher *w, const char *op, enum peek_at at, const struc
     if (w->out->found)
         return;
     note.seen = w->peeks->look(w->inner, &args);
+    if (note.seen.lost) {
+        w->out->found = true;
+        snprintf(w->out->text, sizeof w->out->text, "step %s, layer %d, %s: the device fails here", w->step, w->layer, op);
+        free(note.seen.v);
+        return;
+    }
     if (w->want != NULL) {
         assert(w->at < w->want->n_notes);
         const struct note *a = &w->want->notes[w->at++];

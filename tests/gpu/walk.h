@@ -1,5 +1,5 @@
 /* walk.h: where two devices part. A case's steps are computed once more on both, operation by operation, and what each operation left is compared:
- * the first that differs is told, with its layer, row, value and bits. */
+ * the first that differs is told, with its layer, row, value and bits; or the one in which a device fails. */
 #ifndef NEXTD_TESTS_GPU_WALK_H
 #define NEXTD_TESTS_GPU_WALK_H
 
