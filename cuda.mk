@@ -120,7 +120,7 @@ check-bugs: $(BUGS)
 # Every barrier of the kernels left out in turn: their tests must notice.
 CUDA_TSAN := build/cuda-tsan/$(notdir $(EMULATED))/tests/cuda
 check-mutants: cuda-tests
-	$(MAKE) BUILD=build/cuda-tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" $(addprefix $(CUDA_TSAN)/,test_rows test_attend test_matrix)
+	$(MAKE) BUILD=build/cuda-tsan OPT="-O1 -g" SAN="-fsanitize=thread -Wno-error" $(addprefix $(CUDA_TSAN)/,test_rows test_attend test_matrix test_draw)
 	tests/cuda/run-mutants $(EMULATED)/tests/cuda $(CUDA_TSAN)
 .PHONY: check-mutants
 

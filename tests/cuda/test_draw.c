@@ -13,7 +13,7 @@
 #include "tests/cuda/emulator/emulator.h"
 #include "tests/cuda/memory.h"
 
-#define MAX_ROWS 32
+#define MAX_ROWS 40
 #define MAX_COUNTS 64
 
 /* What a row of logits looks like. */
@@ -72,6 +72,7 @@ static const struct setting settings[] = {
 /* A backend for one vocabulary, rows of scores and what is to be drawn from them. */
 struct rig {
     struct backend *be;
+    bool owns;
     struct cuda *c;
     struct sampler *sampler;
     int n_vocab, n_blocks;
@@ -86,14 +87,18 @@ struct rig {
     uint32_t n_steps;
 };
 
-static void rig_open(struct rig *g, int n_vocab)
+/* be: another rig's backend, or NULL. */
+static void rig_open(struct rig *g, int n_vocab, struct backend *be)
 {
     struct err err;
     const struct backend_shape shape = {.n_layers = 1, .d_model = 32, .d_ff = 32, .n_head = 1, .n_kv = 1, .head_dim = 32, .n_vocab = n_vocab,
                                         .rope_dims = 32, .max_rows = MAX_ROWS, .max_scores = MAX_ROWS, .n_pages = 1, .n_threads = 1,
                                         .device = "cuda:0"};
     memset(g, 0, sizeof *g);
-    assert_int_equal(backend_cuda.open(&shape, &g->be, &err), 0);
+    g->be = be;
+    g->owns = be == NULL;
+    if (g->owns)
+        assert_int_equal(backend_cuda.open(&shape, &g->be, &err), 0);
     g->c = cuda_of(g->be);
     g->sampler = sampler_create(n_vocab);
     g->n_vocab = n_vocab;
@@ -114,7 +119,8 @@ static void rig_close(struct rig *g)
         free(g->bans[r]);
         sampler_counts_destroy(g->counts[r]);
     }
-    backend_cuda.close(g->be);
+    if (g->owns)
+        backend_cuda.close(g->be);
 }
 
 static float *row_of(struct rig *g, int r)
@@ -306,7 +312,7 @@ static void land_and_check(struct rig *g, int n_rows, int *undecided)
 static void sweep(int n_vocab, int n_rows, int rounds, int *undecided, int *seen)
 {
     struct rig g;
-    rig_open(&g, n_vocab);
+    rig_open(&g, n_vocab, NULL);
     const int n = N_SETTINGS * N_LOOKS * rounds;
     for (int first = 0; first < n; first += n_rows) {
         const int m = n - first < n_rows ? n - first : n_rows;
@@ -340,7 +346,7 @@ static void test_every_setting_draws_as_the_sampler(void **state)
         int undecided[N_SETTINGS] = {0}, seen[N_SETTINGS] = {0};
         emulator_set_schedule((enum emulator_schedule)schedule, 3);
         for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++)
-            sweep(vocabs[i], i % 3 == 0 ? MAX_ROWS : i % 3 == 1 ? 1 : 7, schedule == 0 ? 2 : 1, undecided, seen);
+            sweep(vocabs[i], i % 3 == 0 ? 32 : i % 3 == 1 ? 1 : 7, schedule == 0 ? 2 : 1, undecided, seen);
         check_undecided(undecided, seen);
     }
     emulator_set_schedule(EMULATOR_FORWARD, 0);
@@ -355,11 +361,111 @@ static void test_large_vocabularies(void **state)
     check_undecided(undecided, seen);
 }
 
+/* One setting for n rows of one look. */
+static void plan_rows(struct rig *g, int n, const struct setting *s, uint64_t seed)
+{
+    for (int r = 0; r < n; r++) {
+        fill_row(g, r, WIDE, seed + (uint64_t)r);
+        plan_row(g, r, s, seed + (uint64_t)r);
+    }
+    put_rows(g, n);
+}
+
+static const struct setting *setting_of(const char *name)
+{
+    for (int i = 0; i < N_SETTINGS; i++)
+        if (strcmp(settings[i].name, name) == 0)
+            return &settings[i];
+    fail_msg("there is no setting '%s'", name);
+    return NULL;
+}
+
+/* Two steps are enqueued before the first one lands, time and again: what a step draws comes from its own scores, buffers and edits. */
+static void test_steps_land_in_their_order(void **state)
+{
+    (void)state;
+    enum { N_ROWS = 4, N_STEPS = 5 };
+    int undecided[N_SETTINGS] = {0};
+    for (int schedule = 0; schedule < 3; schedule++) {
+        struct rig steps[N_STEPS]; /* of one backend; each has its rows */
+        emulator_set_schedule((enum emulator_schedule)schedule, 9);
+        for (int k = 0; k < N_STEPS; k++)
+            rig_open(&steps[k], 700, k > 0 ? steps[0].be : NULL);
+        for (int k = 0; k <= N_STEPS; k++) {
+            if (k < N_STEPS) {
+                plan_rows(&steps[k], N_ROWS + k, setting_of(k % 2 ? "all edits, top_k" : "temperature 1"), (uint64_t)k * 100);
+                for (int r = 0; r < N_ROWS + k; r++)
+                    steps[k].draws[r].slot = k % 2 * MAX_ROWS + r;
+                backend_cuda.draw(steps[k].be, steps[k].draws, N_ROWS + k);
+            }
+            if (k > 0)
+                land_and_check(&steps[k - 1], N_ROWS + k - 1, undecided);
+        }
+        for (int k = N_STEPS - 1; k >= 0; k--)
+            rig_close(&steps[k]);
+    }
+    emulator_set_schedule(EMULATOR_FORWARD, 0);
+}
+
+/* Rows whose edits find no room are left to the host; those before them and those without edits are not. */
+static void test_edits_are_bounded(void **state)
+{
+    (void)state;
+    struct rig g;
+    int undecided[N_SETTINGS] = {0};
+    const struct setting *few = setting_of("all edits, top_k"), *all = setting_of("all banned"), *none = setting_of("temperature 1");
+    rig_open(&g, 513, NULL);
+    plan_rows(&g, MAX_ROWS, few, 1); /* each may touch all 3 blocks, and there is room for 32 rows' */
+    backend_cuda.draw(g.be, g.draws, MAX_ROWS);
+    land_and_check(&g, MAX_ROWS, undecided);
+    assert_int_equal(undecided[few - settings], MAX_ROWS - 32);
+    plan_rows(&g, 8, all, 2); /* each bans 10,000 tokens, some of them often */
+    static int32_t bans[10000];
+    for (int i = 0; i < 10000; i++)
+        bans[i] = i % 513;
+    for (int r = 0; r < 7; r++) {
+        g.draws[r].bans = g.how[r].bans = bans;
+        g.draws[r].n_bans = g.how[r].n_bans = 10000;
+    }
+    plan_row(&g, 7, none, 3);
+    backend_cuda.draw(g.be, g.draws, 8);
+    land_and_check(&g, 8, undecided);
+    assert_int_equal(undecided[all - settings], 1);
+    assert_int_equal(undecided[none - settings], 0);
+    rig_close(&g);
+}
+
+static void test_a_step_without_draws_lands_and_a_fault_is_told(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct scores scores;
+    struct err err;
+    const int one = 1;
+    rig_open(&g, 300, NULL);
+    backend_cuda.draw(g.be, NULL, 0);
+    assert_int_equal(backend_cuda.land(g.be, NULL, &scores, &err), 0);
+    assert_int_equal(scores.n_out, 0);
+    must(cudaMemcpy(g.c->fault, &one, sizeof one, cudaMemcpyHostToDevice));
+    backend_cuda.draw(g.be, NULL, 0);
+    backend_cuda.draw(g.be, NULL, 0);
+    for (int i = 0; i < 2; i++) {
+        err.code = ERR_NONE;
+        assert_int_equal(backend_cuda.land(g.be, NULL, &scores, &err), -1);
+        assert_int_equal(err.code, ERR_DEVICE);
+        assert_non_null(strstr(err.msg, "not finite"));
+    }
+    rig_close(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_setting_draws_as_the_sampler),
         cmocka_unit_test(test_large_vocabularies),
+        cmocka_unit_test(test_steps_land_in_their_order),
+        cmocka_unit_test(test_edits_are_bounded),
+        cmocka_unit_test(test_a_step_without_draws_lands_and_a_fault_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
