@@ -15,11 +15,14 @@ import re
 import subprocess
 from pathlib import Path
 
+from paper_devices import DEVICES
 from paper_model import MODELS, PAGE, PAPER_MODELS, ROOT, SUM_FLOATS, TYPES, Launch, Step, all_of, blocks_of, constant, decode, kv_read, prompt
 
 COUNTS = Path(__file__).resolve().parent / "paper-counts.json"
 KERNELS = "engine/backend/cuda"
-CONSTANTS = {"few_rows": ("engine/backend/cuda/matrix.cu", "MATRIX_FEW_ROWS"), "ring": ("engine/backend/cuda/matrix_many.cu", "MANY_STAGES"),
+CONSTANTS = {"blocks_of_sm": ("engine/backend/cuda/cuda.c", "BLOCKS_OF_SM"),
+             "few_rows": ("engine/backend/cuda/matrix.cu", "MATRIX_FEW_ROWS"),
+             "ring": ("engine/backend/cuda/matrix_many.cu", "MANY_STAGES"),
              # Rows whose scores are held at once: the vocabulary is read again for the next ones.
              "score_rows": ("engine/model/model.c", "MAX_SCORE_ROWS")}
 STEPS = [decode(streams, context) for streams in (1, 32, 256) for context in (512, 4096)]
@@ -27,6 +30,7 @@ PROMPT = prompt(512)
 VOCABULARY = 4096  # of a counted step; its launch grows with it
 TYPE_ROWS = (1, 8, 64)  # of the steps that every type is counted in, 4,096 columns
 SAMPLE = 4   # blocks of a launch that are counted
+WHOLE_ROWS = 16  # enough for the emulated device to take them whole
 SHORT = 63   # positions before a step whose attention is not looked at
 
 # Classes of the interpreter -> resource. A division is a subroutine of about so many multiply-adds. Parameters are operands, moves mostly vanish.
@@ -47,8 +51,15 @@ def rows_case(model, kind, step):
     return f"{model.key} {kind} {step.rows} rows" if step.decode else f"{model.key} {kind} {step.title()}"
 
 
-def attention_case(model, context):
-    return f"{model.key} attention 1 x {context}"
+def attends_whole(model, step, blocks_of_sm):
+    """Whether a block of threads takes a row's chunks one after another (cuda_attends_whole): where rows alone keep half of the device busy."""
+    whole = {step.rows > 1 and 2 * step.rows * model.kv >= blocks_of_sm * d.sms for d in DEVICES}
+    assert len(whole) == 1, "the devices of the page agree for the page's steps"
+    return whole.pop()
+
+
+def attention_case(model, context, whole):
+    return f"{model.key} attention {WHOLE_ROWS if whole else 1} x {context}"
 
 
 def type_case(kind, rows):
@@ -72,7 +83,8 @@ def cases():
                 out[rows_case(model, kind, step)] = arguments_of(model, types, step)
         for context in (512, 4096):
             types = all_of("Q4_K" if model.d_model % 256 == 0 else "Q4_1")
-            out[attention_case(model, context)] = arguments_of(model, types, decode(1, context))
+            for whole in (False, True):
+                out[attention_case(model, context, whole)] = arguments_of(model, types, decode(WHOLE_ROWS if whole else 1, context))
     for kind in TYPES:
         for rows in TYPE_ROWS:
             out[type_case(kind, rows)] = ["d_model=4096", "d_ff=256", "n_head=32", "n_kv=1", "head_dim=128", "n_vocab=256", f"rows={rows}",
@@ -91,7 +103,9 @@ def load_counts():
 
 
 def sources():
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in sorted(Path(ROOT, KERNELS).glob("*.cu*"))}
+    """Of kernels and their headers but those of drawing, which is not in the model."""
+    files = [p for p in sorted(Path(ROOT, KERNELS).glob("*.cu*")) if p.stem not in ("draw", "survivors")]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in files}
 
 
 def changed_since(counts):
@@ -153,16 +167,25 @@ def attention(launch, line, model, step):
     launch.moved = rows * model.heads * dim * 8
     if "split" in launch.kernel:
         items = rows * chunks * model.kv * -(-heads // 8)
-        launch.use = {k: v * launch.blocks * rows / items for k, v in launch.use.items()}
+        taken = -(-chunks // line["grid"][0])  # by a block that was counted, of one row: those of the first item and every grid's x'th after it
+        launch.use = {k: v / taken for k, v in launch.use.items()}
         launch.blocks, launch.pages, launch.moved = items, kv_read(model, step) / model.layers, partials
         launch.clocks += 300 + CHAIN * dim + 400 + 12 * PAGE
         launch.dram_waits, launch.l2_waits = -(-dim // 32), 1  # four pieces of 8 dimensions of a key at once
         launch.l2_bytes, launch.flight = PAGE * dim * 4 + heads * dim * 8, 32 * 4 * 16 + 32 * dim * 2
+    elif "whole" in launch.kernel:
+        launch.blocks, launch.pages = launch.blocks * rows // WHOLE_ROWS, kv_read(model, step) / model.layers
+        launch.clocks += 300 + chunks * (CHAIN * dim + 400 + 12 * PAGE + 4 * BARRIER)
+        launch.dram_waits, launch.l2_waits = chunks * -(-dim // 32), 1
+        launch.l2_bytes, launch.flight = chunks * PAGE * dim * 4 + heads * dim * 8, 32 * 4 * 16 + 32 * dim * 2
+    elif launch.kernel == "attend_round" and step.decode:
+        launch.blocks, launch.clocks, launch.l2_waits = launch.blocks * rows // WHOLE_ROWS, launch.clocks + 150, 1
     elif "merge" in launch.kernel:
         launch.blocks *= rows
-        launch.clocks += 75 * min(chunks, 64) * -(-chunks // 64)
-        launch.l2_waits, launch.moved, launch.l2_bytes = 1 + -(-chunks // 4), partials, partials / launch.blocks
+        launch.clocks += 300 + 17 * chunks  # a scan of maxima, and a chain over the sums
+        launch.l2_waits, launch.moved, launch.l2_bytes = 1 + -(-chunks // 8), partials, partials / launch.blocks
     elif "walk" in launch.kernel:
+        launch.use = {k: v * chunks for k, v in launch.use.items()}  # the blocks that were counted are of the first walk, with one chunk
         launch.clocks += chunks * (dim // 8 * 182 + 16 * 160 + 700 + 4 * BARRIER)
         launch.l2_waits, launch.pages = chunks * (dim // 8 + 16), kv_read(model, step) / model.layers
         launch.l2_bytes = chunks * PAGE * dim * 4 + 32 * dim * 4
@@ -200,7 +223,7 @@ def plan(model, step, counts):
                 continue
             launches.append(launch_of(model, types, step, line, 1 if line["op"] in ("begin", "embed") else n, constants))
     if step.decode:
-        for line in counts[attention_case(model, step.context)]:
+        for line in counts[attention_case(model, step.context, attends_whole(model, step, constants["blocks_of_sm"]))]:
             launches.append(launch_of(model, model.plain, step, line, model.layers, constants))
     rows = min(step.wanted, constants["score_rows"])
     scored = step if step.wanted == rows else Step(rows, rows, step.context, rows)
