@@ -79,8 +79,11 @@ template <int S> struct many_dots {
     float (&acc)[2][M::rows / 8][4];
 
     __device__ __forceinline__ unsigned warp() const { return thread / 32; }
-    /* The thread; where two blocks of threads share the registers, what is computed from it is not kept from step to step. */
-    __device__ __forceinline__ unsigned lean() const { return S == LAYOUT_SLOTS ? many_fresh(thread) : thread; }
+    /* The thread; where registers are few, what is computed from it is not kept from step to step. */
+    template <int TYPE> __device__ __forceinline__ unsigned lean() const
+    {
+        return S == LAYOUT_SLOTS && weights_type<TYPE>::halves ? many_fresh(thread) : thread;
+    }
 
     /* Row of x that stands in place i; the last one where there are no more. */
     __device__ __forceinline__ uint32_t row(unsigned i) const { return r0 + (int)i < n_rows ? (uint32_t)r0 + i : (uint32_t)n_rows - 1; }
@@ -118,7 +121,7 @@ template <int S> struct many_dots {
     {
         typedef weights_type<TYPE> T;
         typedef many_buffer<TYPE, S> B;
-        const unsigned n = in_group(g), i = lean(), first = (unsigned)pass * S;
+        const unsigned n = in_group(g), i = lean<TYPE>(), first = (unsigned)pass * S;
         unsigned char *to = shared + g % MANY_STAGES * B::stage;
         const unsigned in_row = 2 * S, at = i % in_row; /* pieces of a row of x */
         if (first + at / 2 < n) {
@@ -151,7 +154,7 @@ template <int S> struct many_dots {
 
     template <int TYPE> __device__ __forceinline__ void load(const uint8_t *w, int g, struct entry<TYPE> *out) const
     {
-        const unsigned n = in_group(g), i = lean(), slot = (unsigned)pass * S + i % S;
+        const unsigned n = in_group(g), i = lean<TYPE>(), slot = (unsigned)pass * S + i % S;
         const uint32_t at = row(i / S) * (uint32_t)x.n_blocks + (uint32_t)g * LAYOUT_SLOTS + (slot < n ? slot : n - 1);
         out->w = weights_load<TYPE>(w, x.n_blocks, place(i, g, n));
         out->d = x.d[at];
@@ -163,7 +166,7 @@ template <int S> struct many_dots {
     {
         typedef weights_type<TYPE> T;
         typedef many_buffer<TYPE, S> B;
-        const unsigned i = lean(), slot = i % S, r = i / S;
+        const unsigned i = lean<TYPE>(), slot = i % S, r = i / S;
         unsigned char *to = shared + MANY_STAGES * B::stage + g % 2 * B::small;
         uint32_t *word = (uint32_t *)to + (r / LAYOUT_ROWS * S + slot) * M::plane + r % LAYOUT_ROWS;
         const struct weights_factors f = weights_factors_of<TYPE>(e.w, pass * S + (int)slot);
