@@ -170,7 +170,7 @@ $(PTX)/device/%: $(EMULATED)/tests/cuda/%.c.o $(PTX)/device.cpp.o $(PTX_OBJ) $(B
 	$(CXX) $(LDFLAGS) -rdynamic $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka -ldl -o $@
 
 PTX_MICRO := $(foreach a,$(CUDA_ARCHS),$(BUILD)/tests/cuda/ptx/micro.sm_$(a).ptx)
-ptx-tests: $(PTX_TESTS) cuda-ptx $(PTX_MICRO)
+ptx-tests: $(PTX_TESTS) $(PTX)/ptx_counts cuda-ptx $(PTX_MICRO)
 # What nvcc made of the kernels: 0 spills (the objects' rule), no float operation without explicit rounding, the bits of the CPU. No GPU needed.
 check-ptx: ptx-tests
 	tests/cuda/run-ptx $(BUILD) $(PTX) $(CUDA_ARCHS)
