@@ -162,6 +162,7 @@ help:
 	@echo 'make check-cuda   the CUDA backend on an emulated device: its kernels by g++, no GPU needed'
 	@echo 'make gpu-check    on a machine with a GPU: its bits against the CPU, and its speed; writes docs/hardware/<device>.log'
 	@echo 'make check-ptx    the same tests with what nvcc makes of the kernels, in an interpreter of PTX; no GPU needed'
+	@echo 'make check-cuda-long   all of that and Qwen for every architecture; every barrier of the kernels left out in turn'
 	@echo 'make build/cuda-emulated/nextd   the daemon on that device: EMULATOR_* in tests/cuda/emulator/emulator.h'
 	@echo 'make cuda-objects the CUDA kernels for all architectures that nvcc knows; cuda-ptx: as PTX'
 	@echo 'make install      DESTDIR= PREFIX=/usr/local'

@@ -175,7 +175,7 @@ ptx-tests: $(PTX_TESTS) $(PTX)/ptx_counts cuda-ptx $(PTX_MICRO)
 check-ptx: ptx-tests
 	tests/cuda/run-ptx $(BUILD) $(PTX) $(CUDA_ARCHS)
 # What takes too long for every day: every barrier left out in turn, everything with the PTX of every architecture.
-check-cuda-long: check-mutants ptx-tests
+check-cuda-long: check-mutants ptx-tests $(PTX)/device/test_qwen
 	tests/cuda/run-ptx --all $(BUILD) $(PTX) $(CUDA_ARCHS)
 .PHONY: ptx-counts ptx-tests check-ptx check-cuda-long
 

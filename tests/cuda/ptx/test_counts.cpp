@@ -111,6 +111,8 @@ static void takes_the_nth_execution_of_each_lane_for_one_access(void **)
     assert_int_equal(c.issues[ptx::ISSUE_GLOBAL_LOAD], 10);
     assert_global(c.store, 1, 128, 4, 4);
     assert_int_equal(c.read_sectors, 5 * 4 + 1);
+    c = count("count_apart", 1, 32, 0, in, out);
+    assert_global(c.load, 5, 5 * 128, 5 * 4, 5 * 4);
 }
 
 static void counts_work_by_its_class(void **)
