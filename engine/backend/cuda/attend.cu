@@ -241,6 +241,7 @@ static __device__ __forceinline__ void merge_factors(const struct device_attend 
         const float top = __shfl_sync(ALL_LANES, high, 31);
         put_factors(g, h * MERGE_CHUNKS + lane, base + lane == 0, lane == 0 ? before : run[0], m[0], l[0]);
         put_factors(g, h * MERGE_CHUNKS + lane + 32, false, lane == 0 ? middle : run[1], m[1], l[1]);
+        __syncwarp(); /* all lanes have read what the first one writes: `before` */
         if (lane == 0)
             g.run[2 * h] = top;
     }
