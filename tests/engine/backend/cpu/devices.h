@@ -26,7 +26,7 @@ static const char *const devices[] = {
 
 static inline bool device_runs(const char *device)
 {
-    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, device};
+    struct backend_shape shape = {1, 32, 32, 1, 1, 32, 32, 32, false, 1, 1, 1, 1, device, 0};
     struct backend *be = NULL;
     struct err err;
     if (backend_cpu.open(&shape, &be, &err) != 0) {
